@@ -1,0 +1,27 @@
+"""Sweep fine-tuning strategies and their hyperparameters, and keep every measurement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+__version__ = "0.1.0"
+
+
+def load_results(path: str | Path = "results") -> pd.DataFrame:
+    """Return the results store at ``path`` as a frame with one row a trial.
+
+    The columns are documented in ``results/README.md``. Rows of stores that lie in sub-folders are
+    read along; of several rows with one ``trial_id`` the newest counts. Damaged rows are left out and
+    named in a warning.
+
+    Raises:
+        ValueError: ``path`` is not a results store.
+    """
+    from sweeper.results import read_store, to_frame  # keeps `import sweeper` free of pandas
+
+    return to_frame(read_store(path).results)

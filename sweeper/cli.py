@@ -1,0 +1,327 @@
+"""The command ``sweeper``: parse, call one function, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sweeper import __version__
+from sweeper.command import run
+from sweeper.results import Contents, ResultsStore, read_store
+from sweeper.spec import Status, TrialResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeper.grid import Grid
+    from sweeper.summary import Line
+
+results_option = click.option(
+    "--results", "folder", default="results", show_default=True, metavar="DIR", help="The results store."
+)
+format_option = click.option(
+    "--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True, help="How to print."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sweeper")
+def cli() -> None:
+    """Sweep fine-tuning strategies and their hyperparameters in parallel, and keep every measurement.
+
+    \b
+    sweeper launch --grid lora_ranks     run a sweep
+    sweeper show                         its rows
+    advisor fit && advisor recommend     what they advise
+    """
+
+
+@cli.command()
+@click.option("--grid", "grid_name", required=True, metavar="NAME|FILE.toml", help="A shipped grid (`sweeper ls`) or a file.")
+@results_option
+@click.option("--dry-run", is_flag=True, help="Show the trials and their number, and run nothing.")
+@click.option("--cpus", type=click.IntRange(1), help="CPUs for the local Ray. [default: all]")
+@click.option(
+    "--gpus-per-trial", type=click.FloatRange(0), help="GPUs for each pack, fractions allowed. [default: 1 if there are any]"
+)
+@click.option("--max-concurrent", type=click.IntRange(1), help="Packs at once. [default: as many as fit]")
+@click.option(
+    "--pack", type=click.IntRange(1), default=8, show_default=True, help="Trials that train together in one pass at most."
+)
+@click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto", "host:port" or "ray://host:port". [default: local]')
+@format_option
+def launch(grid_name: str, folder: str, dry_run: bool, address: str | None, form: str, pack: int, **resources: Any) -> None:
+    """Run the trials of a grid that the store does not hold yet.
+
+    \b
+    sweeper launch --grid lora_ranks
+    sweeper launch --grid strategies --dry-run
+    sweeper launch --grid my_grid.toml --results runs --cpus 4
+    """
+    from sweeper.grid import load_grid
+    from sweeper.trial import check_all
+
+    # Everything that can be wrong with the request is found before anything runs or is written.
+    if address is not None and resources["cpus"] is not None:
+        raise click.UsageError("--cpus is for a local Ray; a cluster at --address has its own")
+    store = ResultsStore(folder, create=True)
+    grid = load_grid(grid_name)
+    check_all(grid.trials)
+    contents = store.read() if store.path.exists() else Contents()
+    final = {result.trial_id for result in contents.results if result.status.is_final}
+    todo = [trial for trial in grid.trials if trial.trial_id not in final]
+
+    out, talk = _console(), _console(stderr=True)
+    _report_damage(contents, talk)
+    if dry_run:
+        _print_plan(grid, final, form, out)
+        return
+    talk.print(f"{grid.name}: {grid.question}", markup=False, highlight=False, soft_wrap=True)
+    if todo:
+        counts = _run(grid, todo, store, talk, {**resources, "address": address, "pack_size": pack})
+    else:
+        counts = {}
+        talk.print(f"Nothing to run: all {len(grid.trials)} trials are in {folder}.", markup=False, highlight=False)
+    _print_outcome(grid, store, counts, form, out, talk)
+    if any(not status.is_final for status in counts):
+        sys.exit(3)
+
+
+def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: dict[str, Any]) -> dict[Status, int]:
+    """Run trials and return how many ended how."""
+    known = len(grid.trials) - len(todo)
+    talk.print(
+        f"{len(todo)} trials to run, {known} already in {store.path}. Starting Ray ...",
+        markup=False,
+        highlight=False,
+    )
+    from sweeper.launch import launch as run_sweep  # Ray takes seconds to import: the message comes first
+    from sweeper.progress import SweepProgress
+
+    progress = SweepProgress(len(todo), talk)
+    try:
+        run_sweep(todo, store, progress, grid=grid.name, **how)
+    except KeyboardInterrupt:
+        progress.close()
+        talk.print(f"Interrupted. {progress.done} finished trials are in {store.path}; the same command goes on from there.")
+        raise
+    finally:
+        store.close()
+        progress.close()
+    if progress.done < len(todo):
+        raise OSError(
+            f"only {progress.done} of {len(todo)} trials have a row in {str(store.path)!r}; "
+            "the same command runs the missing ones"
+        )
+    return progress.counts
+
+
+def _print_plan(grid: Grid, final: set[str], form: str, out: Console) -> None:
+    if form == "json":
+        trials = [{"trial_id": t.trial_id, "done": t.trial_id in final, **t.to_dict()} for t in grid.trials]
+        _print_json({"grid": grid.name, "question": grid.question, "trials": trials})
+        return
+    from sweeper.table import short
+
+    for t in grid.trials:
+        settings = " ".join(f"{k}={short(v)}" for k, v in {**t.hparams, **t.to_dict()["train"]}.items())
+        mark = "done" if t.trial_id in final else "new "
+        click.echo(f"{t.trial_id} {mark} {t.model} {t.task} n_train={t.n_train} seed={t.seed} {t.strategy} {settings}")
+    click.echo(f"{len(grid.trials)} trials, {len(final & {t.trial_id for t in grid.trials})} of them done.")
+
+
+def _print_outcome(
+    grid: Grid, store: ResultsStore, counts: dict[Status, int], form: str, out: Console, talk: Console
+) -> None:
+    """Print the final table, draw the picture, and say what to type next."""
+    from sweeper.picture import draw
+    from sweeper.summary import summarise
+    from sweeper.table import as_json, print_summary
+
+    wanted = {trial.trial_id for trial in grid.trials}
+    rows = [result for result in store.read().results if result.trial_id in wanted]
+    lines = summarise(rows)
+    picture = store.path / "pictures" / f"{grid.name}.png"
+    if lines:
+        draw(lines, grid.question, picture)
+    following = f"advisor fit --results {store.path} && advisor recommend --small-model --task-different"
+    if form == "json":
+        _print_json(
+            {
+                "grid": grid.name,
+                "question": grid.question,
+                "trials": len(grid.trials),
+                "ran": sum(counts.values()),
+                "statuses": _statuses(rows),
+                "lines": as_json(lines),
+                "results": str(store.path),
+                "picture": str(picture) if lines else None,
+                "next": following,
+            }
+        )
+        return
+    print_summary(lines, out)
+    for status, number in _statuses(rows).items():
+        if status != Status.COMPLETE:
+            example = next(row for row in rows if row.status == status)
+            talk.print(f"{number} {status}, for example {example.trial_id}: {example.error}", markup=False, highlight=False)
+    if lines:
+        talk.print(f"Picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+    talk.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _statuses(rows: list[TrialResult]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.status.value] = counts.get(row.status.value, 0) + 1
+    return counts
+
+
+@cli.command()
+@format_option
+def ls(form: str) -> None:
+    """List grids, strategies, models and tasks."""
+    import dataclasses
+
+    from sweeper.grid import load_grid, shipped_grids
+    from sweeper.models import MODELS
+    from sweeper.strategies import STRATEGIES
+    from sweeper.tasks import TASKS
+
+    grids = [load_grid(name) for name in shipped_grids()]
+    content: dict[str, dict[str, Any]] = {
+        "grids": {g.name: {"question": g.question, "trials": len(g.trials)} for g in grids},
+        "strategies": {
+            name: {"summary": _first_line(s.__doc__), "hparams": dataclasses.asdict(s())}  # type: ignore[call-overload]
+            for name, s in STRATEGIES.items()
+        },
+        "models": {name: {"summary": _first_line(sys.modules[b.__module__].__doc__)} for name, b in MODELS.items()},
+        "tasks": {t.name: {"summary": t.summary, "metric": t.metric, "n_train": t.n_train} for t in TASKS.values()},
+    }
+    if form == "json":
+        _print_json(content)
+        return
+    for kind, entries in content.items():
+        click.echo(f"{kind}:")
+        for name, facts in entries.items():
+            text = facts.pop("question", None) or facts.pop("summary")
+            rest = {**facts.pop("hparams", {}), **facts}
+            extra = f"  [{', '.join(f'{k}={v}' for k, v in rest.items())}]" if rest else ""
+            click.echo(f"  {name:20} {text}{extra}")
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0] if text else ""
+
+
+@cli.command()
+@click.argument("trial_id", required=False)
+@results_option
+@click.option("--strategy", help="Only this strategy.")
+@click.option("--model", help="Only this model.")
+@click.option("--task", help="Only this task.")
+@click.option("--seed", type=int, help="Only this seed.")
+@click.option("--status", type=click.Choice([s.value for s in Status]), help="Only trials that ended so.")
+@click.option("--summary", is_flag=True, help="Mean and spread over seeds instead of rows, learning rate chosen on valid.")
+@format_option
+def show(trial_id: str | None, folder: str, summary: bool, form: str, **filters: Any) -> None:
+    """Show rows of the store; with TRIAL_ID, or the beginning of one, that row whole.
+
+    \b
+    sweeper show --strategy lora --seed 0
+    sweeper show --summary
+    sweeper show 3f9a
+    """
+    from sweeper.summary import summarise
+    from sweeper.table import as_json, print_rows, print_summary
+
+    contents = read_store(folder)
+    _report_damage(contents, _console(stderr=True))
+    if trial_id is not None:
+        found = [result for result in contents.results if result.trial_id.startswith(trial_id)]
+        if len(found) != 1:
+            what = "no trial whose id begins" if not found else f"{len(found)} trials whose ids begin"
+            raise ValueError(f"{what} with {trial_id!r} in {folder!r}. `sweeper show` lists them")
+        _print_json(found[0].to_dict())
+        return
+    rows = _filtered(contents.results, filters)
+    if summary:
+        lines = summarise(rows)
+        _print_json(as_json(lines)) if form == "json" else print_summary(lines, _console())
+    elif form == "json":
+        _print_json([row.to_dict() for row in rows])
+    else:
+        print_rows(rows, _console())
+        click.echo(f"{len(rows)} of {len(contents.results)} trials in {folder}", err=True)
+
+
+def _filtered(results: list[TrialResult], filters: dict[str, Any]) -> list[TrialResult]:
+    """Return the rows that fit all filters that are set; a value that no row has is a mistake."""
+    for name, value in filters.items():
+        if value is None:
+            continue
+        known = {result.status.value if name == "status" else getattr(result.spec, name) for result in results}
+        if value not in known and name != "status":
+            from sweeper.suggest import no_such
+
+            raise no_such(f"{name} in this store", value, map(str, known))
+        results = [r for r in results if value == (r.status.value if name == "status" else getattr(r.spec, name))]
+    return results
+
+
+@cli.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@results_option
+def export(file: str, folder: str) -> None:
+    """Write the store as one table to FILE.csv or FILE.parquet.
+
+    \b
+    sweeper export results.csv
+    """
+    from sweeper.results import to_frame
+
+    path = Path(file)
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"FILE must end in .csv or .parquet, got {file!r}")
+    contents = read_store(folder)
+    _report_damage(contents, _console(stderr=True))
+    frame = to_frame(contents.results)
+    if "curve" in frame:
+        frame["curve"] = frame["curve"].map(json.dumps)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    click.echo(f"{len(frame)} trials in {path}", err=True)
+
+
+def _report_damage(contents: Contents, talk: Console) -> None:
+    for damage in contents.damage:
+        talk.print(f"Warning: {damage}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    # In a pipe a table is as wide as it needs to be.
+    return Console(stderr=stderr, width=None if stream.isatty() else 200)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def main() -> None:
+    """Run the command and turn errors into one line and an exit code."""
+    run(cli, "sweeper")

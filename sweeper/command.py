@@ -1,0 +1,32 @@
+"""How a command line ends: one line and an exit code, never a traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+
+def run(cli: click.Command, name: str) -> None:
+    """Run a command and exit: 0 done, 1 failed, 2 bad input, 3 some trials failed, 4 nothing feasible, 130 interrupted."""
+    try:
+        code = cli.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        code = 130
+    except BrokenPipeError:
+        # The reader of stdout has gone (`| head`); keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except ValueError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = 2
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

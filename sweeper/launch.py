@@ -1,0 +1,200 @@
+"""Ray Tune schedules packs of trials. The only file that imports ray.
+
+A Tune trial is a pack; its rows come back in Tune's result and are written to the store by the driver as
+they come. Tune's own files are scratch: what is done is known from the store alone, so a launch that is
+killed goes on by being launched again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+# Ray reads these when it is imported. Its automatic loggers write files that nobody reads; its handler
+# of Ctrl-C ends a sweep with success.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # nobody without the token gets in
+
+import ray
+from ray import tune
+
+from sweeper.pack import make_packs
+from sweeper.provenance import code, environment
+from sweeper.results import ResultsStore
+from sweeper.spec import Status, TrialResult, TrialSpec
+from sweeper.trial import failed_row, run_pack
+
+OBJECT_STORE_BYTES = 256 * 2**20  # specs and rows are small
+
+
+class Listener(Protocol):
+    """What is told about the sweep while it runs."""
+
+    def start(self, trials: int) -> None:
+        """Hear that this many trials have started."""
+        ...
+
+    def finish(self, results: list[TrialResult]) -> None:
+        """Hear of rows that are in the store."""
+        ...
+
+
+class PackTrial(tune.Trainable):
+    """One pack of trials on a Ray actor that stays for the next pack."""
+
+    def setup(self, config: dict[str, Any], packs: Sequence[Any], provenance: Mapping[str, Any], cpus: int) -> None:
+        """Remember the packs; `config` names one of them by its number."""
+        import torch
+
+        torch.set_num_threads(max(1, cpus))
+        self.packs, self.provenance = packs, provenance
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next pack."""
+        self.config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run the pack and return its rows."""
+        specs = [TrialSpec.from_dict(spec) for spec in self.packs[self.config["pack"]]]
+        rows = run_pack(specs, {**self.provenance, **environment()})
+        return {"rows": [row.to_dict() for row in rows], "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Save nothing: a pack is the unit that is done or not."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Load nothing."""
+
+
+class _ToStore(tune.Callback):
+    """Writes rows to the store as packs end, and then tells the listener."""
+
+    def __init__(
+        self, packs: Sequence[Sequence[TrialSpec]], store: ResultsStore, listener: Listener, provenance: Mapping[str, Any]
+    ) -> None:
+        self.packs, self.store, self.listener, self.provenance = packs, store, listener, provenance
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks into the scratch folder, for a restore that we never ask for.
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.listener.start(len(self.packs[trial.config["pack"]]))
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        self._add([TrialResult.from_dict(row) for row in result["rows"]])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # `run_pack` turns what goes wrong into rows; only a dead process ends up here.
+        reason = "the worker process died (killed, or out of memory)"
+        specs = self.packs[trial.config["pack"]]
+        self._add([failed_row(spec, Status.FAILED, reason, self.provenance) for spec in specs])
+
+    def _add(self, rows: list[TrialResult]) -> None:
+        self.store.append(rows)
+        self.listener.finish(rows)
+
+
+def pending(trials: Sequence[TrialSpec], store: ResultsStore) -> list[TrialSpec]:
+    """Return the trials that have no final row in this store: the plan minus the store."""
+    if not store.path.exists():
+        return list(trials)
+    done = {result.trial_id for result in store.read().results if result.status.is_final}
+    return [trial for trial in trials if trial.trial_id not in done]
+
+
+def launch(
+    trials: Sequence[TrialSpec],
+    store: ResultsStore,
+    listener: Listener,
+    *,
+    grid: str | None = None,
+    cpus: int | None = None,
+    gpus_per_trial: float | None = None,
+    max_concurrent: int | None = None,
+    address: str | None = None,
+    pack_size: int = 8,
+) -> None:
+    """Run trials through Ray Tune; each row is in the store before the listener hears of it.
+
+    Args:
+        cpus: CPUs of the local Ray; all of the machine's if ``None``. Each pack takes one.
+        gpus_per_trial: GPUs that a pack takes, fractions allowed; if ``None``, one where there are any.
+        max_concurrent: Packs at once; as many as resources allow if ``None``.
+        address: Ray cluster to run on ("auto", "host:port", "ray://host:port"); a local Ray if ``None``.
+        pack_size: Trials that train together at most.
+
+    Raises:
+        OSError: a row could not be written. What the store holds is intact.
+        ConnectionError: there is no Ray cluster at ``address``.
+    """
+    packs = _spread_seeds(make_packs(trials, pack_size))
+    provenance = {**code(), "grid": grid}
+    with _ray(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
+        if gpus_per_trial is None:
+            gpus_per_trial = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+        plain = [[spec.to_dict() for spec in pack] for pack in packs]
+        trainable = tune.with_parameters(PackTrial, packs=plain, provenance=provenance, cpus=1)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),
+            param_space={"pack": tune.grid_search(list(range(len(packs))))},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(Path(scratch)),
+                verbose=0,
+                callbacks=[_ToStore(packs, store, listener, provenance)],
+            ),
+        )
+        tuner.fit()
+
+
+def _spread_seeds(packs: list[list[TrialSpec]]) -> list[list[TrialSpec]]:
+    """Return the packs with neighbours of different source models, so that workers seldom wait for one another."""
+    turn: dict[tuple[str, str, int], int] = {}
+    ordered = []
+    for number, pack in enumerate(packs):
+        source = (pack[0].model, pack[0].task, pack[0].seed)
+        turn[source] = turn.get(source, -1) + 1
+        ordered.append((turn[source], number, pack))
+    return [pack for *_, pack in sorted(ordered, key=lambda item: item[:2])]
+
+
+@contextlib.contextmanager
+def _ray(address: str | None, cpus: int | None) -> Iterator[None]:
+    """Connect to a cluster or start a local Ray, quietly; leave a Ray that was already there."""
+    if ray.is_initialized():
+        yield
+        return
+    for name in ("ray", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        if address is None:
+            # A local Ray's token is known to this process and its children alone.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        else:
+            ray.init(address=address, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,159 @@
+"""Layers with a leading member axis, so that K trials train in one pass over the same base.
+
+Activations hold the members one after the other along the batch: ``(members * batch, ...)``, member k's
+rows at ``k * batch`` to ``(k + 1) * batch``. A layer that trains holds its parameters as
+``(members, ...)`` and applies member k's to member k's rows; a frozen layer stays the plain module and
+sees one large batch. Members never mix, so each gets what it would get alone. (The idea is HFTA's,
+arXiv 2102.02344, and PLoRA's, arXiv 2508.02932.)
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def split(x: Tensor, members: int) -> Tensor:
+    """Return ``(members * batch, ...)`` as ``(members, batch, ...)``."""
+    return x.reshape(members, -1, *x.shape[1:])
+
+
+def stack(value: Tensor | None, members: int) -> nn.Parameter | None:
+    """Return one copy of a parameter for each member, along a new first axis."""
+    if value is None:
+        return None
+    return nn.Parameter(value.detach().unsqueeze(0).repeat(members, *[1] * value.dim()))
+
+
+class MemberLinear(nn.Module):
+    """A linear layer for each member; ``weight (members, out, in)``, ``bias (members, out)``."""
+
+    def __init__(self, base: nn.Linear, members: int) -> None:
+        super().__init__()
+        self.members = members
+        self.weight = stack(base.weight, members)
+        self.bias = stack(base.bias, members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(members * batch, ..., in)`` to ``(members * batch, ..., out)``."""
+        z = x.reshape(self.members, -1, x.shape[-1])
+        weight = self.weight.transpose(1, 2)
+        y = torch.bmm(z, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), z, weight)
+        return y.reshape(*x.shape[:-1], -1)
+
+
+def to_channels(x: Tensor, members: int) -> Tensor:
+    """Lay members side by side along the channels: ``(members * batch, c, ...) -> (batch, members * c, ...)``."""
+    return split(x, members).transpose(0, 1).reshape(-1, members * x.shape[1], *x.shape[2:])
+
+
+def to_rows(x: Tensor, members: int) -> Tensor:
+    """Undo `to_channels`."""
+    batch, _, *rest = x.shape
+    return x.reshape(batch, members, -1, *rest).transpose(0, 1).reshape(batch * members, -1, *rest)
+
+
+class MemberConv2d(nn.Module):
+    """A 2-d convolution for each member, run as one convolution with a group for each."""
+
+    def __init__(self, base: nn.Conv2d, members: int) -> None:
+        super().__init__()
+        self.members = members
+        self.weight = stack(base.weight, members)
+        self.bias = stack(base.bias, members)
+        self.stride, self.padding, self.dilation = base.stride, base.padding, base.dilation
+        self.groups = base.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(members * batch, in, h, w)`` to ``(members * batch, out, h', w')``."""
+        y = F.conv2d(
+            to_channels(x, self.members),
+            self.weight.flatten(0, 1),
+            None if self.bias is None else self.bias.flatten(),
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.members * self.groups,
+        )
+        return to_rows(y, self.members)
+
+
+class MemberLayerNorm(nn.Module):
+    """Layer normalisation with a scale and a shift for each member."""
+
+    def __init__(self, base: nn.LayerNorm, members: int) -> None:
+        super().__init__()
+        self.members, self.shape, self.eps = members, base.normalized_shape, base.eps
+        self.weight = stack(base.weight, members)
+        self.bias = stack(base.bias, members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(members * batch, ..., *normalized_shape)``, whatever its middle."""
+        z = F.layer_norm(x, self.shape, eps=self.eps)
+        if self.weight is None:
+            return z
+        wide = (self.members, *[1] * (x.dim() - len(self.shape)), *self.shape)
+        z = split(z, self.members) * self.weight.view(wide)
+        if self.bias is not None:
+            z = z + self.bias.view(wide)
+        return z.reshape(x.shape)
+
+
+class MemberEmbedding(nn.Module):
+    """A lookup table for each member; ``weight (members, vocabulary, width)``."""
+
+    def __init__(self, base: nn.Embedding, members: int) -> None:
+        super().__init__()
+        self.members, self.vocabulary = members, base.num_embeddings
+        self.weight = stack(base.weight, members)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Map ids ``(members * batch, ...)`` to ``(members * batch, ..., width)``."""
+        offset = self.vocabulary * torch.arange(self.members, device=ids.device)
+        shifted = split(ids, self.members) + offset.view(-1, *[1] * ids.dim())
+        return F.embedding(shifted.reshape(ids.shape), self.weight.flatten(0, 1))
+
+
+class MemberCopies(nn.Module):
+    """A whole copy of any module for each member, run one after the other: right for all, fast for none."""
+
+    def __init__(self, base: nn.Module, members: int) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList(copy.deepcopy(base) for _ in range(members))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(members * batch, ...)`` as the base module does."""
+        return torch.cat([module(part) for module, part in zip(self.copies, x.chunk(len(self.copies)), strict=True)])
+
+
+def member_of(name: str) -> int | None:
+    """Return the one member that a parameter of this name belongs to, ``None`` where it is stacked."""
+    _, found, rest = name.partition("copies.")
+    return int(rest.split(".", 1)[0]) if found else None
+
+
+def widen(module: nn.Module, members: int) -> nn.Module:
+    """Return the module with its parameters stacked, a set for each member, all ready to train.
+
+    Modules that already carry the member axis are left as they are; containers are changed in place.
+    """
+    if isinstance(module, MemberLinear | MemberConv2d | MemberLayerNorm | MemberEmbedding | MemberCopies):
+        wide = module
+    elif type(module) is nn.Linear:
+        wide = MemberLinear(module, members)
+    elif type(module) is nn.Conv2d and module.padding_mode == "zeros":
+        wide = MemberConv2d(module, members)
+    elif type(module) is nn.LayerNorm:
+        wide = MemberLayerNorm(module, members)
+    elif type(module) is nn.Embedding and module.max_norm is None and module.padding_idx is None:
+        wide = MemberEmbedding(module, members)
+    elif any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
+        wide = MemberCopies(module, members)
+    else:
+        for name, child in module.named_children():
+            setattr(module, name, widen(child, members))
+        return module
+    return wide.requires_grad_(True).train()

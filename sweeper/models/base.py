@@ -1,0 +1,187 @@
+"""A loaded network and its anatomy: the places that a strategy may attach to, named by role."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sweeper.members import MemberLinear, split, widen
+
+Generators = list[torch.Generator]
+
+
+def derived_seed(seed: int, purpose: str) -> int:
+    """Return a seed for one purpose of a trial, so that no two purposes draw the same numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:7], "big")
+
+
+def generators(seeds: Sequence[int], purpose: str) -> Generators:
+    """Return one random generator for each member's seed."""
+    return [torch.Generator().manual_seed(derived_seed(seed, purpose)) for seed in seeds]
+
+
+class Addition(Protocol):
+    """A module that a strategy added, which can be switched off."""
+
+    enabled: bool
+
+    def added_params(self, member: int) -> int:
+        """Return how many parameters it adds for one member."""
+        ...
+
+    def added_parameters(self) -> list[nn.Parameter]:
+        """Return the tensors that it adds, all members in one."""
+        ...
+
+
+@dataclass
+class LoadedModel:
+    """A network, frozen until a strategy wakes parts of it, and where its parts are.
+
+    All places are module paths as in ``network.get_submodule``. The network maps inputs
+    ``(members * batch, ...)`` to logits ``(members * batch, classes)``.
+
+    Attributes:
+        head: The last linear layer.
+        blocks: The repeated stages between embedding and head, first to last.
+        widths: Features (channels) that each block puts out.
+        roles: Path -> role, for each linear and convolution inside the blocks: "query", "key",
+            "value", "attn_out", "mlp_in", "mlp_out", "linear" or "conv".
+        embedding: The module that turns raw input into features; ``None`` where there is none.
+        head_is_fresh: Whether the head is newly initialised, so that every strategy must train it.
+        seeds: One seed for each member.
+    """
+
+    network: nn.Module
+    head: str
+    blocks: tuple[str, ...]
+    widths: tuple[int, ...]
+    roles: Mapping[str, str]
+    embedding: str | None = None
+    head_is_fresh: bool = False
+    seeds: tuple[int, ...] = (0,)
+    switches: list[Addition] = field(default_factory=list)
+    """What a strategy added beside the loaded network."""
+
+    def __post_init__(self) -> None:
+        self.network.requires_grad_(False).eval()
+        self.loaded_params = sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def members(self) -> int:
+        """How many trials train together."""
+        return len(self.seeds)
+
+    def get(self, path: str) -> nn.Module:
+        """Return the module at a path."""
+        return self.network.get_submodule(path)
+
+    def replace(self, path: str, module: nn.Module) -> None:
+        """Put a module at a path, in place of the one that stands there."""
+        parent, _, name = path.rpartition(".")
+        setattr(self.network.get_submodule(parent), name, module)
+
+    def freeze(self) -> None:
+        """Freeze every parameter."""
+        self.network.requires_grad_(False)
+
+    def wake(self, path: str) -> None:
+        """Let everything at a path train, each member its own copy; the empty path is the whole network."""
+        module = widen(self.get(path), self.members)
+        if path:
+            self.replace(path, module)
+        else:
+            self.network = module
+        module.requires_grad_(True)
+
+    def wake_fresh_head(self) -> None:
+        """Replace the head by a newly initialised one for each member, and let it train."""
+        self.wake(self.head)
+        head = self.get(self.head)
+        assert isinstance(head, MemberLinear)
+        with torch.no_grad():
+            for k, generator in enumerate(generators(self.seeds, "head")):
+                bound = head.weight.shape[-1] ** -0.5  # nn.Linear's own initialisation
+                head.weight[k].uniform_(-bound, bound, generator=generator)
+                if head.bias is not None:
+                    head.bias[k].uniform_(-bound, bound, generator=generator)
+
+    def targets(self, selection: str) -> list[str]:
+        """Return the paths of linears and convolutions that a selection names.
+
+        Args:
+            selection: Roles joined by "+", for example ``"query+value"``; "all" is every linear and
+                convolution inside the blocks, "head" the head.
+
+        Raises:
+            ValueError: a name is no role of this model.
+        """
+        named: list[str] = []
+        known = [*dict.fromkeys(self.roles.values())]
+        for name in selection.split("+"):
+            if name == "all":
+                paths = list(self.roles)
+            elif name == "head":
+                paths = [self.head]
+            else:
+                paths = [path for path, role in self.roles.items() if role == name]
+            if not paths:
+                raise ValueError(
+                    f"targets: no layer of this model has the role {name!r}. It has: {', '.join(['all', 'head', *known])}"
+                )
+            named += paths
+        return [*dict.fromkeys(named)]
+
+    def switch(self, on: bool) -> None:
+        """Switch what a strategy added on or off; off, and with a frozen base, this is the network as loaded."""
+        for module in self.switches:
+            module.enabled = on
+
+    @property
+    def can_switch_off(self) -> bool:
+        """Whether switching off gives back the loaded network: all that trains is in switchable modules."""
+        added = {id(p) for module in self.switches for p in module.added_parameters()}
+        return bool(added) and all(id(p) in added for p in self.network.parameters() if p.requires_grad)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that train now, by name.
+
+        Each has the member axis first, or belongs to one member alone (`member_of`).
+        """
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+    def trainable_params(self, member: int) -> int:
+        """Return how many parameters of a member train now."""
+        added = {id(p) for module in self.switches for p in module.added_parameters()}
+        stacked = sum(p.numel() for p in self.trainable().values() if id(p) not in added)
+        return stacked // self.members + sum(
+            module.added_params(member)
+            for module in self.switches
+            if all(p.requires_grad for p in module.added_parameters())
+        )
+
+    def total_params(self, member: int) -> int:
+        """Return how many parameters the loaded network and a member's additions have."""
+        return self.loaded_params + sum(module.added_params(member) for module in self.switches)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return ``(members, batch, classes)`` for inputs ``(members * batch, ...)``."""
+        return split(self.network(x), self.members)
+
+
+class ModelBuilder(Protocol):
+    """Builds a network with random weights for inputs of one shape; the seed decides the weights."""
+
+    def __call__(self, input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel: ...
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """Return what ``make`` builds from freshly seeded weights, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "weights"))
+        return make()

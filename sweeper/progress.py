@@ -1,0 +1,94 @@
+"""Live progress of a sweep: a bar in a terminal, a plain line now and then in a pipe or in CI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from sweeper.spec import Status, TrialResult
+
+LINE_EVERY_SECONDS = 10.0
+
+
+@dataclass
+class SweepProgress:
+    """Counts the trials of one launch and shows them on stderr.
+
+    Args:
+        total: Trials to run.
+        console: Where to show them; a bar if that is a terminal.
+    """
+
+    total: int
+    console: Console
+    clock: Callable[[], float] = time.monotonic
+    running: int = 0
+    counts: dict[Status, int] = field(default_factory=dict)
+    best: TrialResult | None = None
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+        self.last_line = self.started
+        self.bar: Progress | None = None
+        if self.console.is_terminal:
+            columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task(self.text(), total=self.total)
+            self.bar.start()
+
+    @property
+    def done(self) -> int:
+        """Trials that have a row."""
+        return sum(self.counts.values())
+
+    def start(self, trials: int) -> None:
+        """Count trials as running."""
+        self.running += trials
+        self._show()
+
+    def finish(self, results: list[TrialResult]) -> None:
+        """Count rows, and remember the best on valid."""
+        self.running -= len(results)
+        for result in results:
+            self.counts[result.status] = self.counts.get(result.status, 0) + 1
+            score = result.metrics.get("valid_score")
+            if score is not None and (self.best is None or score > self.best.metrics["valid_score"]):
+                self.best = result
+        self._show()
+
+    def close(self) -> None:
+        """Take the bar away; in a pipe, print the last count."""
+        if self.bar is not None:
+            self.bar.stop()
+        elif self.done:
+            self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)
+
+    def text(self) -> str:
+        """Return the progress in one line."""
+        failed = self.done - self.counts.get(Status.COMPLETE, 0)
+        parts = [f"{self.done}/{self.total} trials", f"{max(self.running, 0)} running", f"{failed} failed"]
+        if self.best is not None:
+            spec = self.best.spec
+            parts.append(f"best valid {self.best.metrics['valid_score']:.3f} ({spec.strategy}, lr {spec.train.lr:g})")
+        left = self.seconds_left()
+        if left is not None:
+            parts.append(f"{left:.0f} s left" if left < 90 else f"{left / 60:.0f} min left")
+        return " | ".join(parts)
+
+    def seconds_left(self) -> float | None:
+        """Return the expected rest of the sweep; ``None`` while nothing is known."""
+        if not self.done or self.done == self.total:
+            return None
+        elapsed = self.clock() - self.started
+        return elapsed / self.done * (self.total - self.done)
+
+    def _show(self) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done, description=self.text())
+        elif self.done and self.clock() - self.last_line >= LINE_EVERY_SECONDS:
+            self.last_line = self.clock()
+            self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)

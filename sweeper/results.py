@@ -1,0 +1,253 @@
+"""The results store: a folder of append-only files, one JSON object a line, each line with its checksum.
+
+The contract, column by column, stands in ``results/README.md``. In short: a row that `append` returned
+from is on disk; rows are never edited, the newest row of a trial id counts; every line is checked when
+it is read; stores merge by copying their files together; each writer writes a file of its own, so any
+number may write at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.provenance import now
+from sweeper.spec import TrialResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+MARKER = "store.json"
+FORMAT = "sweeper-results"
+
+# A line ends in `,"crc32":"xxxxxxxx"}`: a JSON key that can be cut off, and the bytes before it checked.
+_CRC_KEY = b',"crc32":"'
+_TAIL = len(_CRC_KEY) + 8 + len(b'"}')
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A line that is not a row: where it stands and why it was set aside."""
+
+    file: Path
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}; this row is set aside, the rest is read"
+
+
+@dataclass
+class Contents:
+    """What a store holds: the newest row of each trial, and what could not be read."""
+
+    results: list[TrialResult] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    stores: dict[str, str] = field(default_factory=dict)
+    """Trial id -> folder of the store that its newest row came from."""
+
+
+class ResultsStore:
+    """A folder of rows.
+
+    Opening reads only the marker; nothing is written before `append`.
+
+    Raises:
+        ValueError: ``path`` exists and is not a results store, was written by a newer version, or does
+            not exist and ``create`` is false.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self.path = Path(path)
+        self._file: int | None = None
+        if (self.path / MARKER).is_file():
+            self._check_marker()
+        elif not self.path.exists():
+            if not create:
+                raise ValueError(
+                    f"no results store at {str(self.path)!r}. `sweeper launch --grid smoke` makes one in results/"
+                )
+        elif not self.path.is_dir() or any(self.path.iterdir()):
+            raise ValueError(
+                f"{str(self.path)!r} is not a results store (it has no {MARKER}). "
+                "Name a store, or a folder that is empty or does not exist yet"
+            )
+        elif not create:
+            raise ValueError(f"{str(self.path)!r} is an empty folder, not a results store")
+
+    def _check_marker(self) -> None:
+        marker = self.path / MARKER
+        try:
+            content = json.loads(marker.read_text(encoding="utf-8"))
+            found, schema = content["format"], int(content["schema"])
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{str(self.path)!r} is not a results store: {MARKER} is not readable ({error})") from None
+        if found != FORMAT:
+            raise ValueError(f"{str(self.path)!r} is not a results store: its format is {found!r}, not {FORMAT!r}")
+        if schema > SCHEMA:
+            raise ValueError(
+                f"{str(self.path)!r} has schema {schema}, this version reads up to {SCHEMA}: "
+                "pip install --upgrade sweeper-advisor"
+            )
+
+    def append(self, results: Iterable[TrialResult]) -> None:
+        """Write rows and return when they are on disk.
+
+        Raises:
+            OSError: the disk refused. No row of this call counts as stored; earlier rows are intact.
+        """
+        lines = b"".join(_encode(result) for result in results)
+        if not lines:
+            return
+        if self._file is None:
+            self._file = self._new_file()
+        try:
+            view = memoryview(lines)
+            while view:
+                view = view[os.write(self._file, view) :]
+            os.fsync(self._file)
+        except OSError:
+            # What was written of these lines may be torn: leave that file alone from here on.
+            os.close(self._file)
+            self._file = None
+            raise
+
+    def _new_file(self) -> int:
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / MARKER).exists():
+            temporary = self.path / f".{MARKER}.{secrets.token_hex(4)}"
+            temporary.write_text(json.dumps({"format": FORMAT, "schema": SCHEMA}) + "\n", encoding="utf-8")
+            temporary.replace(self.path / MARKER)
+        name = f"rows-{now().replace(':', '')}-{secrets.token_hex(4)}.jsonl"
+        file = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the file's name must survive a power cut as well as its bytes
+        finally:
+            os.close(folder)
+        return file
+
+    def close(self) -> None:
+        """Close this writer's file; a later `append` starts another."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def read(self) -> Contents:
+        """Return the newest row of each trial in this folder, and what was damaged."""
+        contents = Contents()
+        newest: dict[str, tuple[str, TrialResult]] = {}
+        _read_folder(self.path, newest, contents)
+        contents.results = [result for _, result in newest.values()]
+        return contents
+
+
+def read_store(path: str | Path) -> Contents:
+    """Return what the store at ``path`` holds, the stores in its sub-folders included.
+
+    Sub-folders are evidence from elsewhere: read along here, but not counted as done by a launch into
+    ``path``, which asks `ResultsStore.read`.
+
+    Raises:
+        ValueError: ``path`` is not a results store.
+    """
+    root = ResultsStore(path)
+    contents = Contents()
+    newest: dict[str, tuple[str, TrialResult]] = {}
+    nested = sorted(marker.parent for marker in root.path.rglob(MARKER) if marker.parent != root.path)
+    for folder in [root.path, *nested]:
+        _read_folder(ResultsStore(folder).path, newest, contents)
+    contents.results = [result for _, result in newest.values()]
+    return contents
+
+
+def _read_folder(folder: Path, newest: dict[str, tuple[str, TrialResult]], contents: Contents) -> None:
+    """Add the rows of one folder to ``newest`` (id -> time and row) and its damage to ``contents``."""
+    for file in sorted(folder.glob("*.jsonl")):
+        for number, line in _lines(file):
+            try:
+                result = _decode(line)
+            except ValueError as error:
+                contents.damage.append(Damage(file, number, str(error)))
+                continue
+            time = str(result.provenance.get("recorded_at", ""))
+            known = newest.get(result.trial_id)
+            if known is None or time >= known[0]:
+                newest[result.trial_id] = (time, result)
+                contents.stores[result.trial_id] = str(folder)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    with file.open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            if line.strip():
+                yield number, line
+
+
+def _encode(result: TrialResult) -> bytes:
+    row = {"schema": SCHEMA, **result.to_dict()}
+    body = json.dumps(row, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()[:-1]
+    return body + _CRC_KEY + b'%08x"}\n' % zlib.crc32(body)
+
+
+def _decode(line: bytes) -> TrialResult:
+    """Return the row of one line.
+
+    Raises:
+        ValueError: the line is torn, its bytes have changed, or its row is not one of this schema.
+    """
+    if not line.endswith(b"\n"):
+        raise ValueError("unfinished line (its writer was interrupted, or is still writing)")
+    line = line[:-1]
+    body, tail = line[:-_TAIL], line[-_TAIL:]
+    if not tail.startswith(_CRC_KEY) or tail != _CRC_KEY + b'%08x"}' % zlib.crc32(body):
+        raise ValueError("the checksum does not match")
+    try:
+        row = json.loads(line)
+        schema = row.pop("schema")
+        if schema > SCHEMA:
+            raise ValueError(f"the row has schema {schema}, this version reads up to {SCHEMA}")
+        del row["crc32"]
+        return TrialResult.from_dict(row)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a row of schema {SCHEMA} ({type(error).__name__}: {error})") from None
+
+
+def flat_row(result: TrialResult) -> dict[str, Any]:
+    """Return one row as a flat mapping, under the column names of ``results/README.md``."""
+    spec = result.spec
+    return {
+        "trial_id": result.trial_id,
+        "status": result.status.value,
+        "strategy": spec.strategy,
+        "task": spec.task,
+        "model": spec.model,
+        "seed": spec.seed,
+        "n_train": spec.n_train,
+        "hparams": json.dumps(spec.hparams, sort_keys=True),
+        **{f"hparam_{name}": value for name, value in spec.hparams.items()},
+        **spec.to_dict()["train"],
+        **result.metrics,
+        **result.context,
+        "curve": list(result.curve),
+        "error": result.error,
+        **{
+            name: json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+            for name, value in result.provenance.items()
+        },
+    }
+
+
+def to_frame(results: Sequence[TrialResult]) -> pd.DataFrame:
+    """Return rows as a pandas frame; without rows it still has the columns that every row has."""
+    import pandas as pd
+
+    fixed = ["trial_id", "status", "strategy", "task", "model", "seed", "n_train", "hparams"]
+    return pd.DataFrame([flat_row(result) for result in results], columns=None if results else fixed)

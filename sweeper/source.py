@@ -1,0 +1,71 @@
+"""Source models: trained once on the source domain of a task, then shared by all trials through a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sweeper.models.base import LoadedModel
+from sweeper.spec import TrainArgs
+from sweeper.strategies.full import Full
+from sweeper.tasks.base import Split
+from sweeper.train import train_pack
+
+# Part of the key: raise it when a change to the training loop changes what a source model learns.
+RECIPE = 1
+
+
+def cache_folder() -> Path:
+    """Return where source weights lie: ``$SWEEPER_CACHE``, else ``~/.cache/sweeper``."""
+    return Path(os.environ.get("SWEEPER_CACHE") or Path.home() / ".cache" / "sweeper")
+
+
+def source_weights(model: LoadedModel, rows: Split, train: TrainArgs) -> dict[str, Tensor]:
+    """Return the weights of a model trained on the source rows, from the cache where they are there.
+
+    The cache's key is made of the contents: initial weights, rows, training arguments, seed. Processes
+    that ask at once wait for the first to finish.
+
+    Args:
+        model: A network with its initial weights, and one member; it is not changed where the cache
+            has the weights, and trained in place where not.
+    """
+    key = _key(model, rows, train)
+    folder = cache_folder() / "source"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{key}.safetensors"
+    with FileLock(folder / f"{key}.lock"):
+        if file.exists():
+            try:
+                return load_file(file)
+            except SafetensorError:
+                file.unlink()  # a cache is only a cache: what cannot be read is made again
+        plain = {name: value.shape for name, value in model.network.state_dict().items()}
+        train_pack(model, [Full()], [train], [rows], [rows], "accuracy")
+        # Without the member axis, under the same names: Full wakes every layer in its place.
+        weights = {
+            name: value.detach().cpu().reshape(plain[name]).contiguous()
+            for name, value in model.network.state_dict().items()
+        }
+        temporary = folder / f"{key}.{secrets.token_hex(4)}.tmp"
+        save_file(weights, temporary)
+        temporary.replace(file)
+        return weights
+
+
+def _key(model: LoadedModel, rows: Split, train: TrainArgs) -> str:
+    digest = hashlib.sha256(json.dumps([RECIPE, asdict(train), model.seeds], sort_keys=True).encode())
+    for name, value in [*sorted(model.network.state_dict().items()), ("x", rows.x), ("y", rows.y)]:
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,23 @@
+"""Feature extraction, also called linear probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from sweeper.models.base import LoadedModel
+from sweeper.strategies.base import Stage
+
+
+@dataclass(frozen=True)
+class FeatureExtraction:
+    """Train a fresh head on the frozen backbone."""
+
+    name: ClassVar[str] = "feature_extraction"
+    per_member: ClassVar[frozenset[str]] = frozenset()
+
+    def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
+        """Wake a fresh head."""
+        model.wake_fresh_head()
+        yield Stage()

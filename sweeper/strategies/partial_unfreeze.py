@@ -1,0 +1,49 @@
+"""Partial unfreezing with differential learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from sweeper.models.base import LoadedModel
+from sweeper.strategies.base import Stage, check_above_zero, check_whole
+
+
+@dataclass(frozen=True)
+class PartialUnfreeze:
+    """Train the head and the last blocks, the pretrained blocks at a lower rate.
+
+    Differential rates are ULMFiT's discriminative fine-tuning (arXiv 1801.06146, section 3.2).
+
+    Attributes:
+        blocks: How many blocks train, counted from the head.
+        backbone_rate: Factor on the learning rate for those blocks; the head trains at the full rate.
+    """
+
+    name: ClassVar[str] = "partial_unfreeze"
+    per_member: ClassVar[frozenset[str]] = frozenset({"backbone_rate"})
+
+    blocks: int = 1
+    backbone_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_whole("partial_unfreeze.blocks", self.blocks)
+        rate = check_above_zero("partial_unfreeze.backbone_rate", self.backbone_rate)
+        object.__setattr__(self, "backbone_rate", rate)
+
+    def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
+        """Wake the head and the last blocks."""
+        if self.blocks > len(model.blocks):
+            raise ValueError(
+                f"partial_unfreeze.blocks is {self.blocks}, but this model has only {len(model.blocks)} blocks"
+            )
+        if model.head_is_fresh:
+            model.wake_fresh_head()
+        model.wake(model.head)
+        factors = [member.backbone_rate for member in members]
+        rates = {}
+        for path in model.blocks[-self.blocks :]:
+            model.wake(path)
+            rates[path] = factors
+        yield Stage(rates=rates)

@@ -1,0 +1,100 @@
+"""What a set of trials says: for each strategy and its hyperparameters, the rates chosen on valid, reported on test."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.spec import Status, TrialResult
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds, and their standard deviation: ``None`` for a single seed."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Return mean and spread of values, of which there is at least one."""
+        values = list(values)
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One strategy with one set of hyperparameters on one model, task and number of rows.
+
+    Attributes:
+        train: The training arguments that had the best mean valid score over seeds, all others being
+            reported nowhere: they are what the search for a learning rate threw away.
+        trials: The complete trials with those arguments, one a seed.
+        searched: How many training arguments were compared.
+    """
+
+    model: str
+    task: str
+    n_train: int
+    strategy: str
+    hparams: Mapping[str, Any]
+    train: Mapping[str, Any]
+    trials: tuple[TrialResult, ...]
+    searched: int
+
+    def spread(self, metric: str) -> Spread | None:
+        """Return a metric's mean and spread over the seeds that have it."""
+        values = [trial.metrics[metric] for trial in self.trials if metric in trial.metrics]
+        return Spread.of(values) if values else None
+
+    @property
+    def situation(self) -> tuple[str, str, int]:
+        """What may be compared within: model, task, number of rows."""
+        return self.model, self.task, self.n_train
+
+
+def summarise(results: Iterable[TrialResult]) -> list[Line]:
+    """Return one line for each strategy and set of hyperparameters, situation by situation.
+
+    Training arguments are compared on the mean valid score, among those that are complete on the most
+    seeds: an average over fewer seeds is not comparable. A setting that diverged on some seed has fewer.
+    """
+    groups: dict[str, dict[str, list[TrialResult]]] = {}
+    for result in results:
+        spec = result.spec
+        line = json.dumps([spec.model, spec.task, spec.n_train, spec.strategy, dict(spec.hparams)], sort_keys=True)
+        setting = json.dumps(spec.to_dict()["train"], sort_keys=True)
+        group = groups.setdefault(line, {}).setdefault(setting, [])
+        if result.status is Status.COMPLETE:
+            group.append(result)
+
+    lines = []
+    for settings in groups.values():
+        best = max(settings, key=lambda s: (len(settings[s]), _mean_valid(settings[s])))
+        trials = sorted(settings[best], key=lambda trial: trial.spec.seed)
+        if not trials:
+            continue
+        spec = trials[0].spec
+        lines.append(
+            Line(
+                spec.model,
+                spec.task,
+                spec.n_train,
+                spec.strategy,
+                spec.hparams,
+                json.loads(best),
+                tuple(trials),
+                len(settings),
+            )
+        )
+    return lines
+
+
+def _mean_valid(trials: Iterable[TrialResult]) -> float:
+    values = [trial.metrics["valid_score"] for trial in trials]
+    return statistics.fmean(values) if values else -math.inf

@@ -1,0 +1,9 @@
+"""The work that strategies are measured on: one source of rows a file, and this table."""
+
+from sweeper.registry import with_plugins
+from sweeper.tasks.base import Split, Task, TaskData
+from sweeper.tasks.digits import DIGIT_TASKS
+
+TASKS: dict[str, Task] = with_plugins({task.name: task for task in DIGIT_TASKS}, "sweeper.tasks")
+
+__all__ = ["TASKS", "Split", "Task", "TaskData"]

@@ -1,0 +1,231 @@
+"""From specs to rows: the one place where model, task, strategy, loop and metrics meet. No Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeper.metrics import METRICS
+from sweeper.models import MODELS, LoadedModel
+from sweeper.pack import make_packs
+from sweeper.provenance import code, environment, now
+from sweeper.source import source_weights
+from sweeper.spec import Status, TrialResult, TrialSpec
+from sweeper.strategies import STRATEGIES, Strategy
+from sweeper.tasks import TASKS, Split, TaskData
+from sweeper.train import Trained, predict, train_pack
+
+
+def run_trials(specs: Iterable[TrialSpec], pack_size: int = 8, grid: str | None = None) -> Iterator[TrialResult]:
+    """Run trials in this process, pack after pack, and yield a row for each."""
+    for pack in make_packs(list(specs), pack_size):
+        yield from run_pack(pack, {**code(), **environment(), "grid": grid})
+
+
+def check_all(specs: Iterable[TrialSpec]) -> None:
+    """Raise ValueError where a task has not the rows, or a strategy does not fit its model; nothing is trained."""
+    shapes: dict[tuple[str, int], TaskData] = {}
+    checked = set()
+    for spec in specs:
+        rows = (spec.task, spec.n_train)
+        if rows not in shapes:
+            shapes[rows] = TASKS[spec.task].load(spec.seed, spec.n_train)
+        what = (spec.model, spec.strategy, str(spec.hparams), spec.task)
+        if what in checked:
+            continue
+        checked.add(what)
+        strategy = _strategy(spec)
+        next(strategy.adapt(_fresh_model(spec, shapes[rows], [spec.seed]), [strategy]))
+
+
+def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[TrialResult]:
+    """Train trials that `make_packs` put together, and return a row for each, whatever happens.
+
+    What goes wrong is a finding: the row's status and error say it. A pack that does not fit into
+    memory is halved until it does.
+
+    Args:
+        provenance: What every row carries besides the time.
+    """
+    try:
+        return _run(specs, provenance)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        status, reason = Status.OUT_OF_MEMORY, _one_line(error)
+    except Exception as error:  # a crash of one pack must not end the sweep
+        out_of_memory = isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        status = Status.OUT_OF_MEMORY if out_of_memory else Status.FAILED
+        reason = _one_line(error)
+    if status is Status.OUT_OF_MEMORY and len(specs) > 1:
+        half = len(specs) // 2
+        return run_pack(specs[:half], provenance) + run_pack(specs[half:], provenance)
+    return [failed_row(spec, status, reason, provenance) for spec in specs]
+
+
+def failed_row(spec: TrialSpec, status: Status, error: str, provenance: Mapping[str, Any]) -> TrialResult:
+    """Return the row of a trial that has nothing but a reason."""
+    return TrialResult(spec, status, provenance={**provenance, "recorded_at": now()}, error=error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+def _strategy(spec: TrialSpec) -> Strategy:
+    return STRATEGIES[spec.strategy](**spec.hparams)
+
+
+def _fresh_model(spec: TrialSpec, data: TaskData, seeds: Sequence[int]) -> LoadedModel:
+    shape = tuple(data.splits["train"].x.shape[1:])
+    model = MODELS[spec.model](shape, data.n_classes, spec.seed)
+    model.seeds = tuple(seeds)
+    model.head_is_fresh = data.pretrain is None
+    return model
+
+
+def _load(spec: TrialSpec) -> tuple[dict[str, torch.Tensor] | None, TaskData]:
+    """Return the source model's weights, where the task has a source domain, and the task's final rows."""
+    data = TASKS[spec.task].load(spec.seed, spec.n_train)
+    if data.pretrain is None:
+        return None, data
+    source = _fresh_model(spec, data, [spec.seed])
+    weights = source_weights(source, data.splits["source_train"], data.pretrain)
+    if data.focus:
+        probe = _fresh_model(spec, data, [spec.seed])
+        probe.network.load_state_dict(weights)
+        data = data.focus(_wrong_by_class(data.splits["valid"], predict(probe, [data.splits["valid"]])[0], data))
+    return weights, data
+
+
+def _wrong_by_class(split: Split, predicted: Sequence[int], data: TaskData) -> list[int]:
+    wrong = split.y[torch.tensor(predicted) != split.y]
+    return torch.bincount(wrong, minlength=data.n_classes).tolist()
+
+
+def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[TrialResult]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights, data = _load(specs[0])
+    metric = TASKS[specs[0].task].metric
+    model = _fresh_model(specs[0], data, [spec.seed for spec in specs])
+    if weights is not None:
+        model.network.load_state_dict(weights)
+    model.network.to(device)
+    members = len(specs)
+    untouched = _scores("untouched_", metric, model, data, members) if weights is not None else [{}] * members
+
+    memory = PeakMemory(device)
+    trained = train_pack(
+        model,
+        [_strategy(spec) for spec in specs],
+        [spec.train for spec in specs],
+        [data.splits["train"]] * members,
+        [data.splits["valid"]] * members,
+        metric,
+    )
+    peak = memory.peak_bytes()
+
+    after = _scores("", metric, model, data, members)
+    off: list[dict[str, Any]] = [{}] * members
+    if weights is not None and model.can_switch_off:
+        model.switch(False)
+        off = _scores("off_", metric, model, data, members)
+        model.switch(True)
+
+    rows = []
+    for k, spec in enumerate(specs):
+        measured = trained[k]
+        costs = {
+            "train_seconds": measured.train_seconds,
+            "peak_memory_bytes": peak,
+            "pack_size": members,
+            "trainable_params": measured.trainable_params,
+            "total_params": model.total_params(k),
+            "saved_bytes": 4 * measured.trainable_params,
+        }
+        row = TrialResult(
+            spec=spec,
+            status=Status.DIVERGED if measured.diverged else Status.COMPLETE,
+            metrics=costs if measured.diverged else {**untouched[k], **off[k], **after[k], **_learned(measured), **costs},
+            curve=tuple(measured.curve),
+            context={
+                **data.context,
+                "n_valid": len(data.splits["valid"]),
+                "n_test": len(data.splits["test"]),
+                "model_params": model.loaded_params,
+                "memory_kind": memory.kind,
+                "device": device.type,
+            },
+            provenance={**provenance, "recorded_at": now()},
+            error=measured.diverged,
+        )
+        rows.append(_with_forgetting(row))
+    return rows
+
+
+def _learned(measured: Trained) -> dict[str, float]:
+    last = measured.curve[-1]
+    return {"valid_score": last["valid_score"], "train_loss": last["train_loss"]}
+
+
+def _with_forgetting(row: TrialResult) -> TrialResult:
+    before = row.metrics.get("untouched_source_test_score")
+    after = row.metrics.get("source_test_score")
+    if before is None or after is None:
+        return row
+    return dataclasses.replace(row, metrics={**row.metrics, "forgetting": before - after})
+
+
+def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData, members: int) -> list[dict[str, Any]]:
+    """Return each member's scores on the test rows of target and source, names prefixed."""
+    compute, macro_f1 = METRICS[metric].compute, METRICS["macro_f1"].compute
+    assert compute is not None
+    assert macro_f1 is not None
+    found: list[dict[str, Any]] = [{} for _ in range(members)]
+    for name in ("test", "source_test"):
+        split = data.splits.get(name)
+        if split is None:
+            continue
+        true = split.y.tolist()
+        for scores, predicted in zip(found, predict(model, [split] * members), strict=True):
+            scores[f"{prefix}{name}_score"] = compute(true, predicted)
+            if name == "test":
+                scores[f"{prefix}wrong_by_class"] = _wrong_by_class(split, predicted, data)
+                if not prefix:
+                    scores["test_macro_f1"] = macro_f1(true, predicted)
+    return found
+
+
+class PeakMemory:
+    """The peak memory since it was made: of the device on a GPU, else of this process.
+
+    Attributes:
+        kind: "device" or "resident_set".
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.kind = "device" if device.type == "cuda" else "resident_set"
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+        except OSError:
+            return  # elsewhere the figure is the peak of the process's whole life
+
+    def peak_bytes(self) -> int:
+        """Return the peak in bytes."""
+        if self.kind == "device":
+            return int(torch.cuda.max_memory_allocated())
+        try:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            pass
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
