@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeper.grid import Grid
-    from sweeper.summary import Line
 
 results_option = click.option(
     "--results", "folder", default="results", show_default=True, metavar="DIR", help="The results store."
@@ -42,20 +41,32 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--grid", "grid_name", required=True, metavar="NAME|FILE.toml", help="A shipped grid (`sweeper ls`) or a file.")
+@click.option(
+    "--grid", "grid_name", required=True, metavar="NAME|FILE.toml", help="A shipped grid (`sweeper ls`) or a file."
+)
 @results_option
 @click.option("--dry-run", is_flag=True, help="Show the trials and their number, and run nothing.")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs for the local Ray. [default: all]")
 @click.option(
-    "--gpus-per-trial", type=click.FloatRange(0), help="GPUs for each pack, fractions allowed. [default: 1 if there are any]"
+    "--gpus-per-trial",
+    type=click.FloatRange(0),
+    help="GPUs for each pack, fractions allowed. [default: 1 if there are any]",
 )
 @click.option("--max-concurrent", type=click.IntRange(1), help="Packs at once. [default: as many as fit]")
 @click.option(
-    "--pack", type=click.IntRange(1), default=8, show_default=True, help="Trials that train together in one pass at most."
+    "--pack",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Trials that train together in one pass at most.",
 )
-@click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto", "host:port" or "ray://host:port". [default: local]')
+@click.option(
+    "--address", metavar="ADDRESS", help='Ray cluster: "auto", "host:port" or "ray://host:port". [default: local]'
+)
 @format_option
-def launch(grid_name: str, folder: str, dry_run: bool, address: str | None, form: str, pack: int, **resources: Any) -> None:
+def launch(
+    grid_name: str, folder: str, dry_run: bool, address: str | None, form: str, pack: int, **resources: Any
+) -> None:
     """Run the trials of a grid that the store does not hold yet.
 
     \b
@@ -108,7 +119,9 @@ def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: d
         run_sweep(todo, store, progress, grid=grid.name, **how)
     except KeyboardInterrupt:
         progress.close()
-        talk.print(f"Interrupted. {progress.done} finished trials are in {store.path}; the same command goes on from there.")
+        talk.print(
+            f"Interrupted. {progress.done} finished trials are in {store.path}; the same command goes on from there."
+        )
         raise
     finally:
         store.close()
@@ -169,7 +182,9 @@ def _print_outcome(
     for status, number in _statuses(rows).items():
         if status != Status.COMPLETE:
             example = next(row for row in rows if row.status == status)
-            talk.print(f"{number} {status}, for example {example.trial_id}: {example.error}", markup=False, highlight=False)
+            talk.print(
+                f"{number} {status}, for example {example.trial_id}: {example.error}", markup=False, highlight=False
+            )
     if lines:
         talk.print(f"Picture: {picture}", markup=False, highlight=False, soft_wrap=True)
     talk.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
@@ -227,7 +242,9 @@ def _first_line(text: str | None) -> str:
 @click.option("--task", help="Only this task.")
 @click.option("--seed", type=int, help="Only this seed.")
 @click.option("--status", type=click.Choice([s.value for s in Status]), help="Only trials that ended so.")
-@click.option("--summary", is_flag=True, help="Mean and spread over seeds instead of rows, learning rate chosen on valid.")
+@click.option(
+    "--summary", is_flag=True, help="Mean and spread over seeds instead of rows, learning rate chosen on valid."
+)
 @format_option
 def show(trial_id: str | None, folder: str, summary: bool, form: str, **filters: Any) -> None:
     """Show rows of the store; with TRIAL_ID, or the beginning of one, that row whole.

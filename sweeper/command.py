@@ -9,7 +9,10 @@ import click
 
 
 def run(cli: click.Command, name: str) -> None:
-    """Run a command and exit: 0 done, 1 failed, 2 bad input, 3 some trials failed, 4 nothing feasible, 130 interrupted."""
+    """Run a command and exit.
+
+    Codes: 0 done, 1 failed, 2 bad input, 3 some trials failed, 4 nothing feasible, 130 interrupted.
+    """
     try:
         code = cli.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -52,7 +52,9 @@ class Listener(Protocol):
 class PackTrial(tune.Trainable):
     """One pack of trials on a Ray actor that stays for the next pack."""
 
-    def setup(self, config: dict[str, Any], packs: Sequence[Any], provenance: Mapping[str, Any], cpus: int) -> None:
+    def setup(  # type: ignore[override]  # Tune hands over what `with_parameters` was given
+        self, config: dict[str, Any], packs: Sequence[Any], provenance: Mapping[str, Any], cpus: int
+    ) -> None:
         """Remember the packs; `config` names one of them by its number."""
         import torch
 
@@ -81,7 +83,11 @@ class _ToStore(tune.Callback):
     """Writes rows to the store as packs end, and then tells the listener."""
 
     def __init__(
-        self, packs: Sequence[Sequence[TrialSpec]], store: ResultsStore, listener: Listener, provenance: Mapping[str, Any]
+        self,
+        packs: Sequence[Sequence[TrialSpec]],
+        store: ResultsStore,
+        listener: Listener,
+        provenance: Mapping[str, Any],
     ) -> None:
         self.packs, self.store, self.listener, self.provenance = packs, store, listener, provenance
 
@@ -92,7 +98,9 @@ class _ToStore(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.listener.start(len(self.packs[trial.config["pack"]]))
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         self._add([TrialResult.from_dict(row) for row in result["rows"]])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -179,7 +187,7 @@ def _ray(address: str | None, cpus: int | None) -> Iterator[None]:
         return
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         if address is None:

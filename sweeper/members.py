@@ -21,10 +21,8 @@ def split(x: Tensor, members: int) -> Tensor:
     return x.reshape(members, -1, *x.shape[1:])
 
 
-def stack(value: Tensor | None, members: int) -> nn.Parameter | None:
+def stack(value: Tensor, members: int) -> nn.Parameter:
     """Return one copy of a parameter for each member, along a new first axis."""
-    if value is None:
-        return None
     return nn.Parameter(value.detach().unsqueeze(0).repeat(members, *[1] * value.dim()))
 
 
@@ -35,7 +33,7 @@ class MemberLinear(nn.Module):
         super().__init__()
         self.members = members
         self.weight = stack(base.weight, members)
-        self.bias = stack(base.bias, members)
+        self.bias = None if base.bias is None else stack(base.bias, members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(members * batch, ..., in)`` to ``(members * batch, ..., out)``."""
@@ -63,7 +61,7 @@ class MemberConv2d(nn.Module):
         super().__init__()
         self.members = members
         self.weight = stack(base.weight, members)
-        self.bias = stack(base.bias, members)
+        self.bias = None if base.bias is None else stack(base.bias, members)
         self.stride, self.padding, self.dilation = base.stride, base.padding, base.dilation
         self.groups = base.groups
 
@@ -87,8 +85,8 @@ class MemberLayerNorm(nn.Module):
     def __init__(self, base: nn.LayerNorm, members: int) -> None:
         super().__init__()
         self.members, self.shape, self.eps = members, base.normalized_shape, base.eps
-        self.weight = stack(base.weight, members)
-        self.bias = stack(base.bias, members)
+        self.weight = None if base.weight is None else stack(base.weight, members)
+        self.bias = None if base.bias is None else stack(base.bias, members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(members * batch, ..., *normalized_shape)``, whatever its middle."""

@@ -69,8 +69,7 @@ METRICS: dict[str, Metric] = {
         "lower",
     ),
     "peak_memory_bytes": Metric(
-        "peak while the pack trained: device memory on a GPU, else resident set of the process "
-        "(column `memory_kind`)",
+        "peak while the pack trained: device memory on a GPU, else resident set of the process (column `memory_kind`)",
         "bytes",
         "lower",
     ),

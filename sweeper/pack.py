@@ -35,5 +35,3 @@ def make_packs(specs: Sequence[TrialSpec], size: int) -> list[list[TrialSpec]]:
         count = -(-len(group) // size)
         packs += [group[i::count] for i in range(count)]
     return packs
-
-

@@ -35,7 +35,7 @@ class TrainArgs:
     """How a trial trains. The budget is counted in optimizer steps, so no strategy trains longer than another.
 
     ``lr`` is the peak rate: it is reached linearly over the first ``warmup`` share of the steps and then
-    falls linearly to zero (the recipe of RoBERTa, arXiv 1907.11692, table 9).
+    falls linearly to zero (the recipe of RoBERTa, arXiv 1907.11692, appendix C).
     """
 
     lr: float = 1e-3

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 def no_such(kind: str, name: object, known: Iterable[str], where: str = "") -> ValueError:
     """Return the error for an unknown name: the thing, the value, and what there is."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"no {kind} named {name!r}{where}.{hint} Available: {', '.join(names)}")

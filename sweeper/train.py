@@ -76,8 +76,7 @@ def score(metric: str, model: LoadedModel, splits: Sequence[Split]) -> list[floa
     compute = METRICS[metric].compute
     assert compute is not None
     return [
-        compute(split.y.tolist(), predicted)
-        for split, predicted in zip(splits, predict(model, splits), strict=True)
+        compute(split.y.tolist(), predicted) for split, predicted in zip(splits, predict(model, splits), strict=True)
     ]
 
 
@@ -149,7 +148,9 @@ def train_pack(
             seconds += elapsed
             step += 1
             if step in points:
-                _add_point(trained, step, seconds / len(trained), torch.stack(losses), score(metric, model, valid_splits))
+                _add_point(
+                    trained, step, seconds / len(trained), torch.stack(losses), score(metric, model, valid_splits)
+                )
                 losses.clear()
 
     # The first step also pays for allocation and kernel choice: count it as an average one.

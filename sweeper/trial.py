@@ -150,7 +150,9 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[Tria
         row = TrialResult(
             spec=spec,
             status=Status.DIVERGED if measured.diverged else Status.COMPLETE,
-            metrics=costs if measured.diverged else {**untouched[k], **off[k], **after[k], **_learned(measured), **costs},
+            metrics=costs
+            if measured.diverged
+            else {**untouched[k], **off[k], **after[k], **_learned(measured), **costs},
             curve=tuple(measured.curve),
             context={
                 **data.context,

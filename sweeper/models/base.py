@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sweeper.members import MemberLinear, split, widen
+from sweeper.suggest import no_such
 
 Generators = list[torch.Generator]
 
@@ -122,7 +123,6 @@ class LoadedModel:
             ValueError: a name is no role of this model.
         """
         named: list[str] = []
-        known = [*dict.fromkeys(self.roles.values())]
         for name in selection.split("+"):
             if name == "all":
                 paths = list(self.roles)
@@ -131,9 +131,7 @@ class LoadedModel:
             else:
                 paths = [path for path, role in self.roles.items() if role == name]
             if not paths:
-                raise ValueError(
-                    f"targets: no layer of this model has the role {name!r}. It has: {', '.join(['all', 'head', *known])}"
-                )
+                raise no_such("role", name, ["all", "head", *self.roles.values()], " in this model")
             named += paths
         return [*dict.fromkeys(named)]
 
@@ -177,7 +175,9 @@ class LoadedModel:
 class ModelBuilder(Protocol):
     """Builds a network with random weights for inputs of one shape; the seed decides the weights."""
 
-    def __call__(self, input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel: ...
+    def __call__(self, input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+        """Return the network."""
+        ...
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:

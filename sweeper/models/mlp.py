@@ -28,9 +28,7 @@ class MLP(nn.Module):
         return self.head(x)
 
 
-def build(
-    input_shape: tuple[int, ...], n_classes: int, seed: int, hidden: tuple[int, ...] = HIDDEN
-) -> LoadedModel:
+def build(input_shape: tuple[int, ...], n_classes: int, seed: int, hidden: tuple[int, ...] = HIDDEN) -> LoadedModel:
     """Return an MLP with random weights; its blocks are the hidden layers."""
     sizes = (math.prod(input_shape), *hidden)
     network = seeded(seed, lambda: MLP(sizes, n_classes))

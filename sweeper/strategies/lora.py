@@ -87,9 +87,7 @@ class LowRank(nn.Module):
     input channels times kernel size.
     """
 
-    def __init__(
-        self, base: nn.Module, ranks: Sequence[int], scales: Sequence[float], rngs: Generators
-    ) -> None:
+    def __init__(self, base: nn.Module, ranks: Sequence[int], scales: Sequence[float], rngs: Generators) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.enabled = True
@@ -97,6 +95,7 @@ class LowRank(nn.Module):
         inputs, outputs = fan_in_out(base)
         self.a = nn.Parameter(torch.zeros(len(ranks), inputs, max(ranks)))
         self.b = nn.Parameter(torch.zeros(len(ranks), max(ranks), outputs))
+        self.scale: Tensor
         self.register_buffer("scale", torch.tensor(scales).view(-1, 1, 1), persistent=False)
         bound = inputs**-0.5
         with torch.no_grad():
@@ -125,9 +124,8 @@ class LowRank(nn.Module):
     def _convolved(self, x: Tensor, b: Tensor) -> Tensor:
         # A is a convolution to `rank` channels with the base's geometry, B a 1 x 1 convolution after it.
         conv, members = self.base, len(self.ranks)
+        assert isinstance(conv, nn.Conv2d)
         kernel = self.a.transpose(1, 2).reshape(-1, conv.in_channels, *conv.kernel_size)
         z = F.conv2d(to_channels(x, members), kernel, None, conv.stride, conv.padding, conv.dilation, members)
         z = z.unflatten(1, (members, -1)).flatten(3)  # (batch, members, rank, places)
         return torch.einsum("nkrp,kro->knop", z, b)
-
-

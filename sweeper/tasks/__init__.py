@@ -4,6 +4,8 @@ from sweeper.registry import with_plugins
 from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
 
-TASKS: dict[str, Task] = with_plugins({task.name: task for task in DIGIT_TASKS}, "sweeper.tasks")
+_SHIPPED: tuple[Task, ...] = (*DIGIT_TASKS,)
+
+TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
 
 __all__ = ["TASKS", "Split", "Task", "TaskData"]

@@ -56,10 +56,17 @@ class Task(Protocol):
         n_train: Labelled training rows unless a grid says otherwise.
     """
 
-    name: str
-    summary: str
-    metric: str
-    n_train: int
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def summary(self) -> str: ...  # noqa: D102
+
+    @property
+    def metric(self) -> str: ...  # noqa: D102
+
+    @property
+    def n_train(self) -> int: ...  # noqa: D102
 
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return the rows for one seed; equal arguments give equal rows.

@@ -125,7 +125,7 @@ class _Digits:
     pretrain: TrainArgs
     metric: str = "accuracy"
 
-    def _parts(self, seed: int, n_train: int) -> tuple[dict[str, Images], np.random.Generator]:
+    def _parts(self, seed: int, n_train: int) -> dict[str, Images]:
         if not CLASSES <= n_train <= self.sizes.pool:
             raise ValueError(f"{self.name} has {CLASSES} to {self.sizes.pool} training rows to give, not {n_train}")
         x, y = self.images()
@@ -133,7 +133,7 @@ class _Digits:
         sizes = self.sizes
         names = ("source_train", "source_test", "pool", "valid", "test")
         index = stratified(y, [getattr(sizes, name) for name in names], rng)
-        return {name: (x[rows], y[rows]) for name, rows in zip(names, index, strict=True)}, rng
+        return {name: (x[rows], y[rows]) for name, rows in zip(names, index, strict=True)}
 
     def _context(self) -> dict[str, object]:
         return {"modality": "image", "n_classes": CLASSES, "metric": self.metric}
@@ -145,9 +145,10 @@ class ShiftedDigits(_Digits):
 
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return clean source splits and shifted target splits."""
-        parts, rng = self._parts(seed, n_train)
+        parts = self._parts(seed, n_train)
         # The pool is stratified in every stretch: fewer rows are a stratified part of more rows.
-        parts["train"] = tuple(part[:n_train] for part in parts.pop("pool"))  # type: ignore[assignment]
+        x, y = parts.pop("pool")
+        parts["train"] = x[:n_train], y[:n_train]
         splits = {}
         for name, (x, y) in sorted(parts.items()):
             noise = np.random.default_rng([derived_seed(seed, f"{self.name}/{name}")])
@@ -167,7 +168,7 @@ class WeakClassDigits(_Digits):
 
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return the source splits, and a ``focus`` that picks the training rows for the weak digit."""
-        parts, _ = self._parts(seed, n_train)
+        parts = self._parts(seed, n_train)
         splits = {name: to_split(*part) for name, part in parts.items()}
         pool = splits.pop("pool")
 

@@ -1,0 +1,114 @@
+"""The command ``advisor``: parse, call one function, print. Starts without torch, ray, pandas or scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from advisor.evidence import PACKAGED, load
+from advisor.recommend import recommend as make_recommendation
+from advisor.report import as_json, as_text
+from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, parse_bytes, parse_count
+from sweeper import __version__
+from sweeper.command import run
+
+OWN = Path("results") / "advisor.json"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="advisor")
+def cli() -> None:
+    """Which fine-tuning strategy, with which settings, for my model, data and budget?
+
+    \b
+    advisor recommend --large-model --compute low
+    advisor recommend --model-params 40k --n-train 100 --modality image --task-different
+    advisor fit                          learn from the trials in results/
+    """
+
+
+@cli.command()
+@click.option("--large-model/--small-model", "large", default=None, help="Over 1 B parameters or not.")
+@click.option("--model-params", metavar="N", help="Parameters of the model: 7B, 350M, 40k.")
+@click.option(
+    "--data-size", type=click.Choice(list(DATA_SIZES)), help="Labelled rows: up to 2,000, up to 50,000, more."
+)
+@click.option("--n-train", type=click.IntRange(1), help="Labelled training rows.")
+@click.option(
+    "--compute", type=click.Choice(list(COMPUTE_GPU_BYTES)), help="GPU memory: below 24 GB, below 80 GB, more."
+)
+@click.option("--gpu-memory", metavar="SIZE", help="GPU memory: 16GB, 24GiB.")
+@click.option(
+    "--task-similar/--task-different", "similar", default=None, help="Like what the model was pretrained on, or not."
+)
+@click.option("--modality", type=click.Choice(["text", "image", "tabular"]), help="What the rows are.")
+@click.option(
+    "--fitted",
+    type=click.Path(),
+    help="File that `advisor fit` wrote. [default: results/advisor.json, else the shipped one]",
+)
+@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def recommend(
+    large: bool | None,
+    model_params: str | None,
+    data_size: str | None,
+    n_train: int | None,
+    compute: str | None,
+    gpu_memory: str | None,
+    similar: bool | None,
+    modality: str | None,
+    fitted: str | None,
+    form: str,
+) -> None:
+    """Rank strategies for a situation. What is left out is not guessed: the answer says what it depends on.
+
+    \b
+    advisor recommend --large-model --compute low
+    advisor recommend --small-model --task-similar --data-size large --compute high
+    advisor recommend --model-params 124M --task-different --n-train 500 --gpu-memory 16GB --modality text
+    """
+    situation = Situation(
+        large=large,
+        similar=similar,
+        data=data_size,  # type: ignore[arg-type]
+        compute=compute,  # type: ignore[arg-type]
+        modality=modality,
+        model_params=parse_count(model_params) if model_params is not None else None,
+        n_train=n_train,
+        gpu_memory=parse_bytes(gpu_memory) if gpu_memory is not None else None,
+    )
+    path = Path(fitted) if fitted is not None else OWN if OWN.exists() else PACKAGED
+    answer = make_recommendation(situation, load(path))
+    if form == "json":
+        click.echo(json.dumps({**as_json(answer), "fitted": str(path)}, indent=2))
+    else:
+        click.echo(as_text(answer), nl=False)
+        click.echo(f"Fitted file: {'shipped with the package' if path == PACKAGED else path}", err=True)
+
+
+@cli.command()
+@click.option("--results", "folder", default="results", show_default=True, metavar="DIR", help="The results store.")
+@click.option("--output", type=click.Path(dir_okay=False), help="File to write. [default: DIR/advisor.json]")
+def fit(folder: str, output: str | None) -> None:
+    """Fit the advisor from the trials of a store, those in its sub-folders included."""
+    from advisor.fit import fit as fit_store
+    from advisor.fit import write
+    from sweeper.results import read_store
+
+    contents = read_store(folder)
+    for damage in contents.damage:
+        click.echo(f"Warning: {damage}", err=True)
+    fitted = fit_store(contents)
+    path = Path(output) if output is not None else Path(folder) / "advisor.json"
+    write(fitted, path)
+    settings = sum(len(m.settings) for m in fitted.situations)
+    click.echo(
+        f"Fitted {fitted.trials} trials: {len(fitted.situations)} situations, {settings} settings -> {path}", err=True
+    )
+
+
+def main() -> None:
+    """Run the command and turn errors into one line and an exit code."""
+    run(cli, "advisor")

@@ -1,0 +1,90 @@
+"""From the rows of a results store to the fitted file."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from advisor.evidence import Fitted, Measured, Setting
+from sweeper.results import Contents
+from sweeper.spec import Status
+from sweeper.summary import Line, summarise
+
+SIMILAR_FROM = 0.9
+
+
+def fit(contents: Contents) -> Fitted:
+    """Return what a store's complete trials say, learning rates chosen on valid.
+
+    Raises:
+        ValueError: the store has no complete trial.
+    """
+    complete = [result for result in contents.results if result.status is Status.COMPLETE]
+    if not complete:
+        raise ValueError("the store has no complete trial to fit from. `sweeper launch --grid smoke` makes some")
+    lines = sorted(summarise(contents.results), key=lambda line: (line.situation, line.strategy, str(line.hparams)))
+    situations = [
+        _measured([line for line in lines if line.situation == situation], contents.stores)
+        for situation in dict.fromkeys(line.situation for line in lines)
+    ]
+    newest = max(str(result.provenance.get("recorded_at", "")) for result in complete)
+    return Fitted(trials=len(complete), newest=newest, situations=situations)
+
+
+def _measured(lines: list[Line], stores: Mapping[str, str]) -> Measured:
+    """Return one situation from its lines."""
+    first = lines[0].trials[0]
+    similarity = _similarity(lines)
+    return Measured(
+        model=first.spec.model,
+        task=first.spec.task,
+        model_params=first.context["model_params"],
+        n_train=first.spec.n_train,
+        modality=first.context["modality"],
+        metric=first.context["metric"],
+        similar=None if similarity is None else similarity >= SIMILAR_FROM,
+        similarity=similarity,
+        settings=[_setting(line, stores) for line in lines],
+    )
+
+
+def _setting(line: Line, stores: Mapping[str, str]) -> Setting:
+    def mean(name: str) -> float:
+        return statistics.fmean(trial.metrics[name] for trial in line.trials)
+
+    return Setting(
+        strategy=line.strategy,
+        hparams=dict(line.hparams),
+        train=dict(line.train),
+        searched=line.searched,
+        seeds=[trial.spec.seed for trial in line.trials],
+        valid=[trial.metrics["valid_score"] for trial in line.trials],
+        test=[trial.metrics["test_score"] for trial in line.trials],
+        trainable_params=mean("trainable_params"),
+        total_params=mean("total_params"),
+        train_seconds=mean("train_seconds"),
+        trial_ids=[trial.trial_id for trial in line.trials],
+        stores=dict(Counter(Path(stores[trial.trial_id]).as_posix() for trial in line.trials)),
+    )
+
+
+def _similarity(lines: list[Line]) -> float | None:
+    """Return the source model's score on the new task over that on its own task, mean over seeds."""
+    ratios = [
+        trial.metrics["untouched_test_score"] / trial.metrics["untouched_source_test_score"]
+        for line in lines
+        for trial in line.trials
+        if trial.metrics.get("untouched_source_test_score")
+    ]
+    return statistics.fmean(ratios) if ratios else None
+
+
+def write(fitted: Fitted, path: Path) -> None:
+    """Write the fitted file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(fitted.to_json(), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,176 @@
+"""A recommendation as text and as JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from advisor.recommend import Candidate, Recommendation
+from advisor.rules import Rule, Verdict
+from advisor.situation import QUESTIONS, describe, flag
+
+WIDTH = 100
+
+
+def as_json(answer: Recommendation) -> dict[str, Any]:
+    """Return the whole answer as plain JSON values."""
+    return {
+        "situation": asdict(answer.situation),
+        "spoke": answer.spoke,
+        "candidates": [{"rank": rank, **asdict(c)} for rank, c in enumerate(answer.candidates, start=1)],
+        "rules": [
+            {
+                "given": {question: list(answers) for question, answers in verdict.given.items()},
+                "prefer": list(verdict.prefer),
+                "rules": [{"name": r.name, "because": r.because, "source": r.source} for r in verdict.rules],
+            }
+            for verdict in answer.verdicts
+        ],
+        "depends_on": list(dict.fromkeys(question for verdict in answer.verdicts for question in verdict.given)),
+        "evidence": {
+            "stored_trials": answer.stored_trials,
+            "comparable": [
+                {
+                    "model": m.model,
+                    "task": m.task,
+                    "n_train": m.n_train,
+                    "model_params": m.model_params,
+                    "modality": m.modality,
+                    "similar": m.similar,
+                    "near": m.is_near(answer.situation),
+                }
+                for m in answer.comparable
+            ],
+            "leads": list(answer.leads),
+        },
+        "flips": list(answer.flips),
+        "remarks": [{"text": remark.text, "source": remark.source} for remark in answer.remarks],
+    }
+
+
+def as_text(answer: Recommendation) -> str:
+    """Return the answer for a person to read, at most 100 columns wide."""
+    return "\n".join(_lines(answer)) + "\n"
+
+
+def _lines(answer: Recommendation) -> Iterator[str]:
+    yield from _headline(answer)
+    yield ""
+    for rank, candidate in enumerate(answer.candidates, start=1):
+        yield from _candidate(rank, candidate)
+    yield ""
+    yield "Why (rules):"
+    for rule in dict.fromkeys(rule.name for verdict in answer.verdicts for rule in verdict.rules):
+        yield from _reason(next(r for verdict in answer.verdicts for r in verdict.rules if r.name == rule))
+    yield "Evidence:"
+    yield from _evidence(answer)
+    if answer.flips:
+        yield "What would flip the choice:"
+        for flip in answer.flips:
+            yield from _bullet(flip)
+    yield "Also:"
+    for remark in answer.remarks:
+        yield from _bullet(f"{remark.text} ({remark.source})")
+
+
+def _reason(rule: Rule) -> Iterator[str]:
+    yield from _bullet(f"{' or '.join(rule.prefer)}: {rule.because}.")
+    yield from _bullet(f"Source: {rule.source}.", mark=" ")
+
+
+def _headline(answer: Recommendation) -> Iterator[str]:
+    known = [describe(q, value) for q in QUESTIONS if (value := answer.situation.answer(q)) is not None]
+    yield f"For {', '.join(known) if known else 'a situation of which nothing is known'}:"
+    if answer.spoke == "depends":
+        yield "It depends on what was not said:"
+        for verdict in answer.verdicts:
+            flags = " ".join(flag(question, answers[0]) for question, answers in verdict.given.items())
+            yield f"  {_given(verdict)}: {' or '.join(verdict.prefer)}   ({flags})"
+        return
+    if answer.spoke == "rules":
+        yield f"{' or '.join(answer.verdicts[0].prefer)}, by the rules."
+        return
+    first = answer.candidates[0]
+    yield f"{first.strategy} ({_settings(first.settings)}), by trials of a near situation."
+    prefer = answer.verdicts[0].prefer
+    if len(answer.verdicts) == 1 and first.strategy not in prefer:
+        tried = any(c.estimate is not None for c in answer.candidates if c.strategy in prefer)
+        yield f"The rules alone would say {' or '.join(prefer)}" + (
+            "; the near trials say otherwise." if tried else ", which no near trial has tried."
+        )
+
+
+def _given(verdict: Verdict) -> str:
+    parts = []
+    for question, answers in verdict.given.items():
+        if question in ("large", "similar"):
+            parts.append(describe(question, answers[0]))
+        else:
+            parts.append(f"{' or '.join(map(str, answers))} {question}")
+    return "with " + ", ".join(parts)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    )
+
+
+def _candidate(rank: int, candidate: Candidate) -> Iterator[str]:
+    mark = " [rules]" if candidate.by_rules else ""
+    yield f"{rank:2}. {candidate.strategy}{mark}: {_settings(candidate.settings)}"
+    estimate = candidate.estimate
+    if estimate is None:
+        yield from _bullet(f"settings: {candidate.settings_from}; no trial", indent=4, mark="")
+        return
+    spread = f" ± {100 * estimate.std:.1f}" if estimate.std is not None else ""
+    yield from _bullet(
+        f"test {100 * estimate.mean:.1f}{spread}, {estimate.n_trials} trials ({_stores(estimate.stores)}: "
+        f"{', '.join(estimate.trial_ids[:2])}{', ...' if len(estimate.trial_ids) > 2 else ''}); "
+        f"{estimate.trainable_params:,.0f} trainable ({estimate.trainable_percent:.1f} %), "
+        f"{estimate.train_seconds:.2f} s",
+        indent=4,
+        mark="",
+    )
+
+
+def _stores(stores: Mapping[str, int]) -> str:
+    return ", ".join(stores)
+
+
+def _evidence(answer: Recommendation) -> Iterator[str]:
+    if answer.situation.large is None:
+        yield from _bullet("not consulted: it says nothing before the model's size is known (--model-params).")
+        return
+    if not answer.comparable:
+        yield from _bullet(
+            f"none of the {answer.stored_trials} stored trials is comparable: the rules speak alone. "
+            "`sweeper launch` measures your own case."
+        )
+        return
+    nearest = answer.comparable[0]
+    near = nearest.is_near(answer.situation)
+    similar = {True: "similar to its source", False: "different from its source", None: "without a source"}[
+        nearest.similar
+    ]
+    yield from _bullet(
+        f"{'near' if near else 'fits the answers'}: {nearest.model} ({nearest.model_params:,.0f} parameters) on "
+        f"{nearest.task}, {nearest.n_train} rows, {nearest.modality}, {similar}"
+        + (f" (similarity {nearest.similarity:.2f})" if nearest.similarity is not None else "")
+        + (f"; {len(answer.comparable) - 1} more situations fit" if len(answer.comparable) > 1 else "")
+        + ". Scores are mean ± std over seeds; `sweeper show TRIAL` shows a trial."
+    )
+    for lead in answer.leads:
+        yield from _bullet(lead)
+    if not near:
+        yield from _bullet(
+            "not near enough to overrule the rules: name --model-params, --n-train, --modality and --task-similar or "
+            "--task-different for that."
+        )
+
+
+def _bullet(text: str, indent: int = 2, mark: str = "-") -> Sequence[str]:
+    first = " " * indent + (f"{mark} " if mark else "")
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False)
