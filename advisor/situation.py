@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 DataSize = Literal["small", "medium", "large"]
 Compute = Literal["low", "medium", "high"]
@@ -68,9 +68,11 @@ class Situation:
 
     def with_answer(self, question: str, value: object) -> Situation:
         """Return the situation with another answer, and without the number that stood for it."""
+        changes: dict[str, Any] = {question: value}
         number = {"large": "model_params", "data": "n_train", "compute": "gpu_memory"}.get(question)
-        cleared = replace(self, **{number: None}) if number else self  # type: ignore[arg-type]
-        return replace(cleared, **{question: value})
+        if number:
+            changes[number] = None
+        return replace(self, **changes)
 
 
 def _bucket(value: float, bounds: Mapping[str, float]) -> str:

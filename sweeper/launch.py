@@ -53,12 +53,12 @@ class PackTrial(tune.Trainable):
     """One pack of trials on a Ray actor that stays for the next pack."""
 
     def setup(  # type: ignore[override]  # Tune hands over what `with_parameters` was given
-        self, config: dict[str, Any], packs: Sequence[Any], provenance: Mapping[str, Any], cpus: int
+        self, config: dict[str, Any], packs: Sequence[Any], provenance: Mapping[str, Any]
     ) -> None:
         """Remember the packs; `config` names one of them by its number."""
         import torch
 
-        torch.set_num_threads(max(1, cpus))
+        torch.set_num_threads(1)  # a pack has one CPU
         self.packs, self.provenance = packs, provenance
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -114,14 +114,6 @@ class _ToStore(tune.Callback):
         self.listener.finish(rows)
 
 
-def pending(trials: Sequence[TrialSpec], store: ResultsStore) -> list[TrialSpec]:
-    """Return the trials that have no final row in this store: the plan minus the store."""
-    if not store.path.exists():
-        return list(trials)
-    done = {result.trial_id for result in store.read().results if result.status.is_final}
-    return [trial for trial in trials if trial.trial_id not in done]
-
-
 def launch(
     trials: Sequence[TrialSpec],
     store: ResultsStore,
@@ -153,7 +145,7 @@ def launch(
         if gpus_per_trial is None:
             gpus_per_trial = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         plain = [[spec.to_dict() for spec in pack] for pack in packs]
-        trainable = tune.with_parameters(PackTrial, packs=plain, provenance=provenance, cpus=1)
+        trainable = tune.with_parameters(PackTrial, packs=plain, provenance=provenance)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),
             param_space={"pack": tune.grid_search(list(range(len(packs))))},

@@ -55,6 +55,9 @@ METRICS: dict[str, Metric] = {
         "fraction",
         "higher",
     ),
+    "off_source_test_score": Metric(
+        "source_test_score after training with the added modules switched off", "fraction", "higher"
+    ),
     "source_test_score": Metric("score on the source domain's test rows after training", "fraction", "higher"),
     "untouched_source_test_score": Metric("the same before training", "fraction", "higher"),
     "forgetting": Metric("untouched_source_test_score - source_test_score", "fraction", "lower"),

@@ -29,6 +29,7 @@ class SweepProgress:
     running: int = 0
     counts: dict[Status, int] = field(default_factory=dict)
     best: TrialResult | None = None
+    closed: bool = False
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -62,6 +63,9 @@ class SweepProgress:
 
     def close(self) -> None:
         """Take the bar away; in a pipe, print the last count."""
+        if self.closed:
+            return
+        self.closed = True
         if self.bar is not None:
             self.bar.stop()
         elif self.done:

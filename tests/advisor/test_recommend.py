@@ -1,0 +1,227 @@
+"""Rules and evidence to an answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from advisor.evidence import PACKAGED, Fitted, Setting, load
+from advisor.fit import fit, write
+from advisor.recommend import recommend
+from advisor.report import as_json, as_text
+from advisor.situation import Situation, parse_bytes, parse_count
+from sweeper.results import Contents, read_store
+from sweeper.spec import Status
+from tests import small
+
+SHIPPED = Path(__file__).parent.parent.parent / "results"
+NEAR = Situation(model_params=1000, n_train=40, modality="image", similar=False, compute="low")
+
+
+def fitted(*rows: object) -> Fitted:
+    return fit(Contents(list(rows), [], {row.trial_id: "results" for row in rows}))  # type: ignore[arg-type, attr-defined]
+
+
+def two_strategies(gap: float = 0.1) -> Fitted:
+    """LoRA ahead of full by ``gap`` on valid and test, on three seeds."""
+    return fitted(
+        *(small.row(strategy="lora", seed=seed, valid=0.6 + gap, test=0.5 + gap + 0.01 * seed) for seed in range(3)),
+        *(small.row(strategy="full", seed=seed, valid=0.6, test=0.5 - 0.01 * seed) for seed in range(3)),
+    )
+
+
+def test_near_evidence_overrules_the_rules_and_says_by_how_much() -> None:
+    answer = recommend(NEAR, two_strategies())
+    assert answer.spoke == "evidence"
+    assert [c.strategy for c in answer.candidates] == ["lora", "full", "partial_unfreeze"]
+    first, _, ruled = answer.candidates
+    assert first.estimate is not None
+    assert first.estimate.mean == pytest.approx(0.61)
+    assert first.estimate.n_trials == 3
+    assert first.settings["lr"] == 1e-2
+    assert ruled.by_rules
+    assert ruled.estimate is None
+    assert "which no near trial has tried" in as_text(answer)
+    assert "lora - full: +12.0 points" in answer.leads[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_params": 1e6},
+        {"n_train": 400},
+        {"modality": None},
+        {"similar": None},
+        {"model_params": None, "large": False},
+        {"n_train": None, "data": "small"},
+    ],
+)
+def test_evidence_from_further_off_is_shown_but_does_not_overrule(change: dict[str, object]) -> None:
+    answer = recommend(replace(NEAR, **change), two_strategies())  # type: ignore[arg-type]
+    assert answer.spoke in ("rules", "depends")
+    assert answer.candidates[0].by_rules
+    assert [c.strategy for c in answer.candidates if c.estimate] == ["lora", "full"]
+    assert "not near enough to overrule the rules" in " ".join(as_text(answer).split())
+
+
+@pytest.mark.parametrize(
+    "situation",
+    [
+        Situation(large=True, compute="low"),
+        Situation(large=False, data="large", compute="high"),
+        Situation(model_params=1000, similar=False, modality="text", data="small"),
+    ],
+)
+def test_without_comparable_trials_the_rules_speak_alone_and_say_so(situation: Situation) -> None:
+    answer = recommend(situation, two_strategies())
+    assert answer.spoke == "rules"
+    assert not answer.comparable
+    assert all(c.estimate is None for c in answer.candidates)
+    assert "none of the 6 stored trials is comparable: the rules speak alone" in " ".join(as_text(answer).split())
+
+
+def test_open_questions_are_not_guessed() -> None:
+    answer = recommend(Situation(), two_strategies())
+    assert answer.spoke == "depends"
+    content = as_json(answer)
+    assert set(content["depends_on"]) == {"large", "similar", "data", "compute"}
+    assert not answer.comparable, "evidence on small models says nothing about a model of unknown size"
+    assert "It depends on what was not said" in as_text(answer)
+
+
+def test_a_tie_goes_to_fewer_trainable_parameters() -> None:
+    rows = [
+        *(small.row(strategy="full", seed=seed, valid=0.705, test=0.7) for seed in range(3)),
+        *(small.row(strategy="lora", seed=seed, valid=0.7, test=0.7) for seed in range(3)),
+    ]
+    cheap = [replace(row, metrics={**row.metrics, "trainable_params": 10.0}) for row in rows[3:]]
+    answer = recommend(NEAR, fitted(*rows[:3], *cheap))
+    assert answer.candidates[0].strategy == "lora"
+    assert "goes first because it ties on valid with fewer trainable parameters" in answer.leads[0]
+
+
+def test_deleting_the_rows_of_a_strategy_removes_its_estimate() -> None:
+    everything = two_strategies()
+    (measured,) = everything.situations
+    rest = replace(measured, settings=[s for s in measured.settings if s.strategy != "lora"])
+    answer = recommend(NEAR, replace(everything, situations=[rest]))
+    assert all(c.strategy != "lora" or c.estimate is None for c in answer.candidates)
+    assert answer.candidates[0].strategy == "full"
+
+
+def test_every_flip_is_true() -> None:
+    answer = recommend(Situation(large=False, similar=False, data="small", compute="low"), two_strategies())
+    assert any("--task-similar" in flip and "feature_extraction" in flip for flip in answer.flips)
+    other = recommend(Situation(large=False, similar=True, data="small", compute="low"), two_strategies())
+    assert other.verdicts[0].prefer == ("feature_extraction",)
+    assert not any("--compute" in flip for flip in answer.flips), "compute does not matter there"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))
+def test_the_lead_is_students_paired_interval(scores: list[tuple[float, float]]) -> None:
+    ours, theirs = zip(*scores, strict=True)
+    common = {"hparams": {}, "train": {}, "searched": 1, "trainable_params": 1.0, "total_params": 1.0}
+    common |= {"train_seconds": 0.1, "trial_ids": [], "stores": {}, "valid": list(ours)}
+    seeds = list(range(len(scores)))
+    one = Setting(strategy="a", test=ours, seeds=seeds, **common)  # type: ignore[arg-type]
+    other = Setting(strategy="b", test=theirs[::-1], seeds=seeds[::-1], **common)  # type: ignore[arg-type]
+    gap = one.ahead_of(other)
+    assert gap is not None
+    differences = [a - b for a, b in scores]
+    spread = stats.sem(differences)
+    assert gap[0] == pytest.approx(sum(differences) / len(differences), abs=1e-9)
+    if spread > 1e-12:
+        low, high = stats.t.interval(0.95, len(differences) - 1, loc=gap[0], scale=spread)
+        assert gap[1:] == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
+def test_fitting_twice_gives_the_same_file_and_reading_it_gives_the_same_answer(tmp_path: Path) -> None:
+    once = two_strategies()
+    write(once, tmp_path / "a" / "advisor.json")
+    again = load(tmp_path / "a" / "advisor.json")
+    assert again.to_json() == once.to_json() == two_strategies().to_json()
+    assert as_json(recommend(NEAR, again)) == as_json(recommend(NEAR, once))
+
+
+def test_a_store_without_complete_trials_is_refused() -> None:
+    failed = replace(small.row(), status=Status.FAILED)
+    with pytest.raises(ValueError, match="no complete trial to fit from"):
+        fitted(failed)
+
+
+def test_similarity_is_measured_not_guessed() -> None:
+    (measured,) = two_strategies().situations
+    assert measured.similarity == pytest.approx(0.4 / 0.8)
+    assert measured.similar is False
+
+
+def test_the_shipped_fit_is_that_of_the_shipped_rows() -> None:
+    fresh = fit(read_store(SHIPPED / "shipped"))
+    shipped = json.loads(PACKAGED.read_text())
+    again = json.loads(fresh.to_json())
+    for content in (shipped, again):
+        for situation in content["situations"]:
+            for setting in situation["settings"]:
+                setting["stores"] = sum(setting["stores"].values())  # the folder's name differs by where one stands
+    assert again == shipped
+
+
+def test_the_shipped_fit_answers_and_leaves_the_three_scenarios_alone() -> None:
+    shipped = load(PACKAGED)
+    assert shipped.trials >= 500
+    scenarios = [
+        (Situation(large=True, compute="low"), ("lora", "prompt_tuning")),
+        (Situation(large=False, similar=True, data="large", compute="high"), ("full",)),
+        (Situation(large=False, similar=False, data="small", compute="low"), ("partial_unfreeze",)),
+    ]
+    for situation, prefer in scenarios:
+        answer = recommend(situation, shipped)
+        assert answer.spoke == "rules"
+        assert tuple(c.strategy for c in answer.candidates[: len(prefer)]) == prefer
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("7B", 7e9), ("350m", 350e6), ("40k", 4e4), ("6.7e9", 6.7e9), ("124000", 124e3)]
+)
+def test_numbers_of_parameters(text: str, value: float) -> None:
+    assert parse_count(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("16GB", 16e9), ("24GiB", 24 * 2**30), ("512MB", 512e6), ("8", 8e9), ("1TB", 1e12)]
+)
+def test_amounts_of_memory(text: str, value: float) -> None:
+    assert parse_bytes(text) == value
+
+
+@given(st.text(max_size=12))
+def test_any_other_text_is_refused_in_one_line(text: str) -> None:
+    for parse in (parse_count, parse_bytes):
+        try:
+            assert parse(text) > 0
+        except ValueError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"model_params": 1e9}, {"large": False}),
+        ({"model_params": 1.1e9}, {"large": True}),
+        ({"n_train": 2_000}, {"data": "small"}),
+        ({"n_train": 2_001}, {"data": "medium"}),
+        ({"n_train": 50_001}, {"data": "large"}),
+        ({"gpu_memory": 16e9}, {"compute": "low"}),
+        ({"gpu_memory": 24e9}, {"compute": "medium"}),
+        ({"gpu_memory": 80e9}, {"compute": "high"}),
+    ],
+)
+def test_numbers_become_words(numbers: dict[str, float], words: dict[str, object]) -> None:
+    situation = Situation(**numbers)  # type: ignore[arg-type]
+    assert {name: situation.answer(name) for name in words} == words

@@ -1,0 +1,36 @@
+"""What all tests share: one torch thread, and a cache of source models that is not the user's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep source models in a folder of this session; subprocesses inherit it."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SWEEPER_CACHE"] = str(folder)
+    return folder
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run one of the project's commands as a user would, in an empty folder."""
+
+    def run(*args: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).with_name(args[0])
+        return subprocess.run([str(program), *args[1:]], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+    return run

@@ -1,0 +1,43 @@
+"""Promises of every shipped grid."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweeper.grid import load_grid, shipped_grids
+from sweeper.trial import check_all
+
+every = pytest.mark.parametrize("name", shipped_grids())
+BASELINES = {"full", "feature_extraction"}
+
+
+@every
+def test_it_asks_a_question_and_its_trials_fit_their_models(name: str) -> None:
+    grid = load_grid(name)
+    assert grid.question.endswith("?")
+    assert grid.trials
+    check_all(grid.trials)
+
+
+@every
+def test_equal_trials_appear_once(name: str) -> None:
+    ids = [trial.trial_id for trial in load_grid(name).trials]
+    assert len(ids) == len(set(ids))
+
+
+@every
+def test_the_comparison_is_fair(name: str) -> None:
+    trials = load_grid(name).trials
+    situations = {(t.model, t.task, t.n_train) for t in trials}
+    for situation in situations:
+        here = [t for t in trials if (t.model, t.task, t.n_train) == situation]
+        assert BASELINES & {t.strategy for t in here}, "a baseline is part of the grid"
+        searches = {
+            setting: {(t.train, t.seed) for t in here if (t.strategy, str(t.hparams)) == setting}
+            for setting in {(t.strategy, str(t.hparams)) for t in here}
+        }
+        first = next(iter(searches.values()))
+        assert all(search == first for search in searches.values()), "each setting gets the same search and seeds"
+        assert len({t.train.steps for t in here}) == 1
+        assert len({t.seed for t in here}) >= 3
+        assert len({t.train.lr for t in here}) >= 2

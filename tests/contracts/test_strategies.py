@@ -1,0 +1,170 @@
+"""Promises of every strategy on every model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from sweeper.models import MODELS
+from sweeper.spec import Status, TrainArgs, TrialSpec
+from sweeper.strategies import STRATEGIES
+from sweeper.trial import run_pack
+from tests import small
+
+pairs = pytest.mark.parametrize(("model", "strategy"), [(m, s) for m in MODELS for s in STRATEGIES])
+every = pytest.mark.parametrize("strategy", STRATEGIES)
+
+
+def inputs(rows: int = 5) -> torch.Tensor:
+    return small.data().splits["test"].x[:rows]
+
+
+def test_every_strategy_has_members_to_test() -> None:
+    assert set(small.MEMBERS) >= set(STRATEGIES)
+    for name, strategy in STRATEGIES.items():
+        for field in strategy.per_member:
+            values = {getattr(member, field) for member in small.strategies(name, [0, 1, 2])}
+            assert len(values) > 1, f"{name}.{field} does not differ between the members under test"
+
+
+@pairs
+@pytest.mark.parametrize("head_is_fresh", [False, True])
+def test_a_stage_moves_its_own_parameters_and_no_others(model: str, strategy: str, head_is_fresh: bool) -> None:
+    loaded = small.model(model, [0, 1], head_is_fresh)
+    untouched = {name: p.clone() for name, p in loaded.network.named_parameters()}
+    chosen = small.strategies(strategy, [0, 1])
+    rows = small.data()
+    x, y = rows.splits["train"].x[:16], rows.splits["train"].y[:16]
+    stages = 0
+    for _ in chosen[0].adapt(loaded, chosen):
+        stages += 1
+        trainable = loaded.trainable()
+        assert trainable
+        before = {name: p.clone() for name, p in loaded.network.named_parameters()}
+        for _ in range(2):  # B and up start at zero: the first step does not reach the factor before them
+            logits = loaded.logits(torch.cat([x, x])).flatten(0, 1)
+            torch.nn.functional.cross_entropy(logits, torch.cat([y, y])).backward()
+            with torch.no_grad():
+                for p in trainable.values():
+                    assert p.grad is not None
+                    p.sub_(0.1 * p.grad)
+                    p.grad = None
+        for name, p in loaded.network.named_parameters():
+            if name.endswith("key.bias") and name in trainable:
+                continue  # softmax does not see it: its gradient is zero but for rounding
+            assert torch.equal(p, before[name]) == (name not in trainable), name
+    assert stages
+    # The plain tensors that are still there are the frozen base, bit for bit.
+    for name, p in loaded.network.named_parameters():
+        if not p.requires_grad and name in untouched:
+            assert torch.equal(p, untouched[name])
+
+
+@pairs
+def test_a_pack_gives_what_its_members_give_alone(model: str, strategy: str) -> None:
+    together, pack = small.train_some(model, strategy, [0, 1, 2], [5, 5, 7])
+    packed = together.logits(torch.cat([inputs()] * 3))
+    for k, seed in enumerate([5, 5, 7]):
+        alone, single = small.train_some(model, strategy, [k], [seed])
+        torch.testing.assert_close(packed[k], alone.logits(inputs())[0], rtol=1e-3, atol=1e-4)
+        assert pack[k].trainable_params == single[0].trainable_params
+        for ours, theirs in zip(pack[k].curve, single[0].curve, strict=True):
+            assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+            assert ours["valid_score"] == pytest.approx(theirs["valid_score"], abs=0.011)  # two of 197 rows
+
+
+@pairs
+def test_the_seed_decides_the_run(model: str, strategy: str) -> None:
+    once, again, other = (small.train_some(model, strategy, [0], [seed])[0].logits(inputs()) for seed in (0, 0, 1))
+    assert torch.equal(once, again)
+    assert not torch.allclose(once, other)
+
+
+@pairs
+def test_what_is_added_starts_at_the_loaded_function_and_switches_off_bit_for_bit(model: str, strategy: str) -> None:
+    before = small.model(model, [0, 1]).network(inputs())
+    loaded = small.model(model, [0, 1])
+    chosen = small.strategies(strategy, [0, 1])
+    next(chosen[0].adapt(loaded, chosen))
+    if not loaded.switches:
+        assert not loaded.can_switch_off
+        return
+    both = loaded.logits(torch.cat([inputs(), inputs()]))
+    torch.testing.assert_close(both, torch.stack([before, before]), rtol=1e-5, atol=1e-6)
+
+    trained, _ = small.train_some(model, strategy, [0, 1], [0, 1])
+    assert trained.can_switch_off
+    assert not torch.allclose(trained.logits(torch.cat([inputs()] * 2))[0], before)
+    trained.switch(False)
+    assert torch.equal(trained.network(inputs()), before)
+
+
+@pairs
+def test_a_trial_learns_from_a_real_source_model(model: str, strategy: str) -> None:
+    spec = TrialSpec(model, small.TASK, 100, strategy, small.spec(strategy).hparams, TrainArgs(lr=1e-2, steps=60), 0)
+    (row,) = run_pack([spec], {})
+    assert row.status is Status.COMPLETE, row.error
+    assert row.curve[-1]["train_loss"] < row.curve[0]["train_loss"]
+    # A fresh head starts from chance (0.1), all others from the source model.
+    start = 0.1 if strategy == "feature_extraction" else row.metrics["untouched_test_score"]
+    assert row.metrics["test_score"] > start + 0.02
+    assert row.metrics["untouched_source_test_score"] > 0.85
+    assert row.metrics.get("off_test_score", row.metrics["untouched_test_score"]) == row.metrics["untouched_test_score"]
+
+
+@every
+def test_hyperparameters_survive_json(strategy: str) -> None:
+    spec = small.spec(strategy)
+    again = TrialSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+    assert again == spec
+    assert again.trial_id == spec.trial_id
+    assert STRATEGIES[strategy](**again.hparams) == STRATEGIES[strategy]()
+
+
+@every
+def test_docstrings_say_what_trains(strategy: str) -> None:
+    assert STRATEGIES[strategy].__doc__
+    assert "Train" in STRATEGIES[strategy].__doc__.splitlines()[0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "hparams"),
+    [
+        ("lora", {"rank": 33}),  # the narrowest layer is 32 wide
+        ("lora", {"targets": "nonsense"}),
+        ("adapter", {"bottleneck": 65}),
+        ("partial_unfreeze", {"blocks": 4}),
+    ],
+)
+@pytest.mark.parametrize("model", MODELS)
+def test_what_does_not_fit_leaves_the_model_as_it_was(model: str, strategy: str, hparams: dict[str, object]) -> None:
+    loaded = small.model(model, [0])
+    before = {name: p.clone() for name, p in loaded.network.state_dict().items()}
+    bad = STRATEGIES[strategy](**hparams)
+    with pytest.raises(ValueError, match=r"rank 33|nonsense|bottleneck 65|blocks is 4"):
+        next(bad.adapt(loaded, [bad]))
+    after = loaded.network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not loaded.trainable()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "hparams"),
+    [
+        ("lora", {"rank": 0}),
+        ("lora", {"rank": 2.5}),
+        ("lora", {"rank": True}),
+        ("lora", {"alpha": 0}),
+        ("lora", {"alpha": float("nan")}),
+        ("adapter", {"bottleneck": -1}),
+        ("partial_unfreeze", {"blocks": 0}),
+        ("partial_unfreeze", {"backbone_rate": 0}),
+    ],
+)
+def test_impossible_hyperparameters_are_named(strategy: str, hparams: dict[str, object]) -> None:
+    (name, value), *_ = hparams.items()
+    with pytest.raises(ValueError, match=f"{strategy}.{name}.*{value!r}"):
+        STRATEGIES[strategy](**hparams)

@@ -1,0 +1,93 @@
+"""What a grid file may hold, and what it says when it holds something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweeper.grid import load_grid
+
+GOOD = """
+question = "Does it work?"
+models = ["mlp"]
+tasks = "digits_shifted"
+seeds = [0, 1]
+[[strategies]]
+name = "lora"
+rank = [1, 2]
+[[strategies]]
+name = "full"
+lr = 1e-4
+[train]
+lr = [1e-3, 1e-2]
+steps = 10
+"""
+
+
+def grid_file(folder: Path, text: str) -> str:
+    file = folder / "mine.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_a_list_is_swept_and_a_scalar_is_held(tmp_path: Path) -> None:
+    grid = load_grid(grid_file(tmp_path, GOOD))
+    assert grid.name == "mine"
+    lora = [trial for trial in grid.trials if trial.strategy == "lora"]
+    assert len(lora) == 2 * 2 * 2
+    assert {trial.hparams["rank"] for trial in lora} == {1, 2}
+    assert {trial.hparams["alpha"] for trial in lora} == {16.0}, "defaults are filled in"
+    assert {trial.n_train for trial in lora} == {100}
+    full = [trial for trial in grid.trials if trial.strategy == "full"]
+    assert {trial.train.lr for trial in full} == {1e-4}, "a strategy's own rate replaces the common one"
+    assert len(full) == 2
+    assert {trial.train.steps for trial in grid.trials} == {10}
+
+
+def test_what_is_listed_twice_runs_once(tmp_path: Path) -> None:
+    grid = load_grid(grid_file(tmp_path, GOOD.replace("[1, 2]", "[1, 1]")))
+    assert len([trial for trial in grid.trials if trial.strategy == "lora"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds", "seedz", "no key named 'seedz' in a grid. Did you mean 'seeds'"),
+        ("rank = ", "rnak = ", "no hyperparameter named 'rnak' in the strategy lora. Did you mean 'rank'"),
+        ("steps", "step", "no key named 'step' in .train.. Did you mean 'steps'"),
+        ("steps = 10", "steps = 10\nsteps = 20", "overwrite"),
+        ('"lora"', '"loar"', "no strategy named 'loar'. Did you mean 'lora'"),
+        ('"mlp"', '"mpl"', "no model named 'mpl'"),
+        ('"digits_shifted"', '"digits"', "no task named 'digits'"),
+        ("rank = [1, 2]", "rank = 0", "lora.rank must be a whole number of at least 1, got 0"),
+        ("rank = [1, 2]", "rank = []", "rank of the strategy lora is an empty list"),
+        ("seeds = [0, 1]", "seeds = [0.5]", "seeds must hold whole numbers of at least 0, got 0.5"),
+        ("seeds = [0, 1]", "n_train = 0", "n_train must hold whole numbers of at least 1, got 0"),
+        ("lr = 1e-4", "lr = -1", "lr must be above 0, got -1"),
+        ("[[strategies]]", "[strategies]", "overwrite"),
+        ('models = ["mlp"]', "models = []", "models is an empty list"),
+        ('question = "Does it work?"', "", "the grid has no question"),
+        ("[train]", "[train", "(?i)expected|end of"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = GOOD.replace(old, new, 1)
+    assert text != GOOD
+    with pytest.raises(ValueError, match=message) as caught:
+        load_grid(grid_file(tmp_path, text))
+    assert str(tmp_path / "mine.toml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lora_rank", "no grid named 'lora_rank'.*Did you mean 'lora_ranks'"),
+        ("nowhere.toml", "no grid file 'nowhere.toml'"),
+        ("../../etc/passwd", "no grid named"),
+    ],
+)
+def test_unknown_grids_are_named(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_grid(name)

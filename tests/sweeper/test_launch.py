@@ -1,0 +1,193 @@
+"""Launching through a real Ray, as a user does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import sweeper
+from sweeper.grid import load_grid
+from sweeper.results import ResultsStore
+from tests.conftest import Command
+
+SWEEPER = str(Path(sys.executable).with_name("sweeper"))
+
+KILL_GRID = """
+question = "Does a killed sweep go on?"
+models = ["mlp"]
+tasks = ["digits_shifted"]
+n_train = 40
+seeds = [0, 1, 2]
+[[strategies]]
+name = "lora"
+rank = [1, 2, 3, 4, 5, 6, 7, 8]
+[[strategies]]
+name = "full"
+[train]
+lr = [1e-3, 1e-2]
+steps = 200
+"""
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    """The grid `smoke`, launched once by its command."""
+    folder = tmp_path_factory.mktemp("smoke")
+    command = [SWEEPER, "launch", "--grid", "smoke", "--format", "json"]
+    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_a_launch_runs_every_trial_and_says_what_came_of_it(
+    smoke: tuple[Path, "subprocess.CompletedProcess[str]"],
+) -> None:
+    folder, done = smoke
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)  # stdout is data alone
+    grid = load_grid("smoke")
+    assert outcome["ran"] == outcome["trials"] == len(grid.trials)
+    assert outcome["statuses"] == {"complete": len(grid.trials)}
+    assert {line["strategy"] for line in outcome["lines"]} == {"lora", "full"}
+    assert (folder / outcome["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert "advisor fit" in outcome["next"]
+    assert "Starting Ray" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr, "no bar and no colours in a pipe"
+
+    frame = sweeper.load_results(folder / "results")
+    assert set(frame["trial_id"]) == {trial.trial_id for trial in grid.trials}
+    assert set(frame["status"]) == {"complete"}
+    assert (frame["test_score"] > 0.2).all(), "every trial is above chance"
+    assert set(frame["grid"]) == {"smoke"}
+    assert not [path for path in (folder / "results").rglob("*") if path.suffix in (".pkl", ".pickle", ".pt")]
+
+
+def test_a_second_launch_runs_nothing_and_says_so(
+    smoke: tuple[Path, "subprocess.CompletedProcess[str]"], command: Command
+) -> None:
+    folder, _ = smoke
+    before = {path: path.read_bytes() for path in (folder / "results").glob("*.jsonl")}
+    done = command("sweeper", "launch", "--grid", "smoke", cwd=folder)
+    assert done.returncode == 0
+    assert "Nothing to run: all 18 trials are in results" in done.stderr
+    assert "mlp on digits_shifted" in done.stdout
+    assert {path: path.read_bytes() for path in (folder / "results").glob("*.jsonl")} == before
+    plan = command("sweeper", "launch", "--grid", "smoke", "--dry-run", cwd=folder).stdout
+    assert plan.splitlines()[-1] == "18 trials, 18 of them done."
+
+
+def test_show_and_export_agree_with_the_store(
+    smoke: tuple[Path, "subprocess.CompletedProcess[str]"], command: Command
+) -> None:
+    folder, _ = smoke
+    frame = sweeper.load_results(folder / "results")
+    rows = json.loads(command("sweeper", "show", "--strategy", "lora", "--format", "json", cwd=folder).stdout)
+    assert len(rows) == (frame["strategy"] == "lora").sum()
+    whole = json.loads(command("sweeper", "show", rows[0]["trial_id"][:10], cwd=folder).stdout)
+    assert whole == rows[0]
+    for name, read in (("out.csv", pd.read_csv), ("out.parquet", pd.read_parquet)):
+        assert command("sweeper", "export", name, cwd=folder).returncode == 0
+        table = read(folder / name)
+        assert list(table.columns) == list(frame.columns)
+        assert table["test_score"].tolist() == pytest.approx(frame["test_score"].tolist())
+
+
+def test_the_advice_rests_on_the_trials_just_run(
+    smoke: tuple[Path, "subprocess.CompletedProcess[str]"], command: Command
+) -> None:
+    folder, _ = smoke
+    assert command("advisor", "fit", cwd=folder).returncode == 0
+    flags = "--model-params 10k --n-train 50 --modality image --task-different --format json"
+    answer = json.loads(command("advisor", "recommend", *flags.split(), cwd=folder).stdout)
+    assert answer["spoke"] == "evidence"
+    cited = [id_ for c in answer["candidates"] if c["estimate"] for id_ in c["estimate"]["trial_ids"]]
+    assert len(cited) == 6
+    assert set(cited) <= set(sweeper.load_results(folder / "results")["trial_id"])
+
+
+def test_a_killed_sweep_goes_on_without_running_anything_twice(tmp_path: Path) -> None:
+    (tmp_path / "kill.toml").write_text(KILL_GRID)
+    command = [SWEEPER, "launch", "--grid", "kill.toml", "--pack", "2"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not stored(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    survived = stored(tmp_path)
+    total = len(load_grid(str(tmp_path / "kill.toml")).trials)
+    assert 0 < len(survived) < total
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"{total - len(survived)} trials to run, {len(survived)} already in results" in done.stderr
+    written = Counter(
+        json.loads(line)["trial_id"] for file in (tmp_path / "results").glob("*.jsonl") for line in file.open()
+    )
+    assert len(written) == total
+    assert set(written.values()) == {1}, "no trial has two rows"
+
+
+def stored(folder: Path) -> list[str]:
+    if not (folder / "results" / "store.json").exists():
+        return []
+    return [result.trial_id for result in ResultsStore(folder / "results").read().results]
+
+
+@pytest.mark.slow
+def test_the_same_sweep_goes_to_a_ray_cluster(tmp_path: Path) -> None:
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    ray = str(Path(sys.executable).with_name("ray"))
+    port = "46379"
+    start = [ray, "start", "--head", "--port", port, "--num-cpus", "2", "--include-dashboard", "false"]
+    subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
+    try:
+        launch = [SWEEPER, "launch", "--grid", "smoke", "--address", f"127.0.0.1:{port}"]
+        done = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert len(stored(tmp_path)) == 18
+        # Without the token nobody gets in.
+        refused = subprocess.run(
+            [*launch, "--results", "other"],
+            cwd=tmp_path,
+            env={**environment, "RAY_AUTH_TOKEN": "f" * 64},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in refused.stderr
+        assert not (tmp_path / "other").exists()
+    finally:
+        subprocess.run([ray, "stop", "--force"], env=environment, capture_output=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_its_pack_and_the_next_launch_mends_it(tmp_path: Path) -> None:
+    import psutil
+
+    (tmp_path / "kill.toml").write_text(KILL_GRID.replace("200", "2000"))
+    command = [SWEEPER, "launch", "--grid", "kill.toml", "--pack", "4"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not stored(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    descendants = psutil.Process(driver.pid).children(recursive=True)
+    next(child for child in descendants if "ray::ResourceTrainable" in " ".join(child.cmdline())).kill()
+    _, talk = driver.communicate(timeout=300)
+    assert driver.returncode == 3, talk
+    assert "the worker process died" in talk
+    total = len(load_grid(str(tmp_path / "kill.toml")).trials)
+    assert len(stored(tmp_path)) == total
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert set(sweeper.load_results(tmp_path / "results")["status"]) == {"complete"}

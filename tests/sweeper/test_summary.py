@@ -1,0 +1,104 @@
+"""Choosing on valid, reporting on test, and showing it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sweeper.metrics import METRICS, unit_of_better
+from sweeper.picture import draw
+from sweeper.progress import SweepProgress
+from sweeper.spec import Status
+from sweeper.summary import Spread, summarise
+from sweeper.table import as_json, print_summary
+from tests import small
+
+
+def test_the_rate_is_chosen_on_valid_and_reported_on_test() -> None:
+    rows = [
+        *(small.row(seed=seed, lr=1e-3, valid=0.6, test=0.9) for seed in (0, 1)),
+        *(small.row(seed=seed, lr=1e-2, valid=0.7, test=0.5 + 0.1 * seed) for seed in (0, 1)),
+    ]
+    (line,) = summarise(rows)
+    assert line.train["lr"] == 1e-2
+    assert line.searched == 2
+    assert line.spread("test_score") == Spread(pytest.approx(0.55), pytest.approx(0.0707, abs=1e-4), 2)
+
+
+def test_a_rate_that_failed_on_a_seed_does_not_win_on_the_others() -> None:
+    rows = [
+        *(small.row(seed=seed, lr=1e-3, valid=0.6) for seed in (0, 1)),
+        small.row(seed=0, lr=1e-1, valid=0.99),
+        replace(small.row(seed=1, lr=1e-1), status=Status.DIVERGED, metrics={}),
+    ]
+    (line,) = summarise(rows)
+    assert line.train["lr"] == 1e-3
+
+
+def test_hyperparameters_make_lines_of_their_own_and_one_seed_has_no_spread() -> None:
+    lines = summarise([small.row(rank=1), small.row(rank=2)])
+    assert [line.hparams["rank"] for line in lines] == [1, 2]
+    assert lines[0].spread("test_score") == Spread(0.5, None, 1)
+    assert lines[0].spread("forgetting") is None
+
+
+def test_the_table_names_what_differs_and_orders_by_valid() -> None:
+    out = io.StringIO()
+    rows = [small.row(rank=1, valid=0.1), small.row(rank=2, valid=0.9), small.row(strategy="full", valid=0.5)]
+    print_summary(summarise(rows), Console(file=out, width=200))
+    text = out.getvalue()
+    assert text.index("rank=2") < text.index("full") < text.index("rank=1")
+    assert "alpha" not in text
+    assert [line["strategy"] for line in as_json(summarise(rows))] == ["lora", "full", "lora"]
+
+
+def test_the_picture_is_a_png(tmp_path: Path) -> None:
+    draw(
+        summarise([small.row(rank=1), small.row(rank=2), small.row(strategy="full")]), "Why?", tmp_path / "a" / "p.png"
+    )
+    assert (tmp_path / "a" / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_metric_knows_its_direction() -> None:
+    assert unit_of_better("test_score") == 1
+    assert unit_of_better("forgetting") == -1
+    with pytest.raises(ValueError, match="'pack_size' has no better direction"):
+        unit_of_better("pack_size")
+    assert all(metric.meaning and metric.unit for metric in METRICS.values())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
+    out, clock = io.StringIO(), Clock()
+    progress = SweepProgress(4, Console(file=out, force_terminal=False, width=200), clock)
+    progress.start(2)
+    clock.now = 5
+    progress.finish([small.row(seed=0, valid=0.25)])
+    assert out.getvalue() == "", "not every row is news"
+    clock.now = 11
+    progress.finish([replace(small.row(seed=1), status=Status.FAILED, metrics={})])
+    progress.close()
+    progress.close()
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0] == "2/4 trials | 0 running | 1 failed | best valid 0.250 (lora, lr 0.01) | 11 s left"
+    assert "\x1b" not in out.getvalue()
+
+
+def test_progress_in_a_terminal_is_a_bar_that_goes_away() -> None:
+    out = io.StringIO()
+    progress = SweepProgress(2, Console(file=out, force_terminal=True, width=120), Clock())
+    progress.start(2)
+    progress.finish([small.row(seed=0), small.row(seed=1)])
+    progress.close()
+    assert "\x1b" in out.getvalue()

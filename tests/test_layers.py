@@ -1,0 +1,92 @@
+"""Who may import whom, and what a start-up may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "torchvision", "ray", "pandas", "sklearn", "scipy", "matplotlib", "rich", "pyarrow"}
+LIGHT = {"sweeper", "sweeper.spec", "sweeper.metrics", "sweeper.results", "sweeper.provenance", "sweeper.suggest"}
+ADVICE = {f"advisor.{name}" for name in ("situation", "rules", "evidence", "recommend", "report")}
+
+# Module (or package, with a trailing dot) -> project modules that it may import at its top. What is not
+# named here may import anything below it; the first entry that fits counts.
+MAY_IMPORT = {
+    **dict.fromkeys(LIGHT, LIGHT),
+    **dict.fromkeys(ADVICE, ADVICE | LIGHT),
+    "sweeper.summary": LIGHT,
+    "advisor.fit": ADVICE | LIGHT | {"sweeper.summary"},
+    "advisor.cli": ADVICE | LIGHT | {"sweeper.command"},
+    "sweeper.cli": LIGHT | {"sweeper.command"},
+    "sweeper.models.": {"sweeper.models", "sweeper.members", "sweeper.registry", "sweeper.suggest"},
+    "sweeper.tasks.": {"sweeper.tasks", "sweeper.models.base", "sweeper.spec", "sweeper.registry"},
+    "sweeper.strategies.": {"sweeper.strategies", "sweeper.models.base", "sweeper.members", "sweeper.registry"},
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
+        for package in ("sweeper", "advisor")
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+def imported(nodes: list[ast.stmt]) -> set[str]:
+    """Return the modules that these statements import, blocks for type checkers left out."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_follow_the_table(name: str) -> None:
+    tree = modules()[name]
+    ours = {module for module in imported(tree.body) if module.split(".")[0] in ("sweeper", "advisor")}
+    allowed = next(
+        (
+            allowed
+            for key, allowed in MAY_IMPORT.items()
+            if name == key or (key.endswith(".") and f"{name}.".startswith(key))
+        ),
+        None,
+    )
+    if allowed is not None:
+        strangers = {m for m in ours if not any(m == a or m.startswith(f"{a}.") and a != "sweeper" for a in allowed)}
+        assert not strangers, f"{name} imports {strangers}"
+    everything = imported([node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)])
+    if name.startswith("sweeper"):
+        assert not any(module.split(".")[0] == "advisor" for module in everything), "sweeper never imports advisor"
+    if name != "sweeper.launch":
+        assert "ray" not in {module.split(".")[0] for module in everything}, "only sweeper.launch imports ray"
+    if name in LIGHT | ADVICE | {"sweeper.cli", "advisor.cli"}:
+        assert not HEAVY & {module.split(".")[0] for module in imported(tree.body)}
+    assert not {"pickle", "cPickle", "joblib", "dill", "cloudpickle"} & everything, "nothing is pickled"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "from advisor.cli import cli; cli(['recommend', '--large-model', '--compute', 'low'], standalone_mode=False)",
+        "from advisor.cli import cli; cli(['recommend', '--format', 'json'], standalone_mode=False)",
+        "from sweeper.cli import cli; cli(['--help'], standalone_mode=False)",
+        "import sweeper",
+    ],
+)
+def test_start_up_loads_nothing_heavy(call: str, tmp_path: Path) -> None:
+    program = f"{call}\nimport sys\nprint('loaded:', *sorted(m for m in sys.modules if '.' not in m))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.rpartition("loaded:")[2].split())
+    assert "sweeper" in loaded
+    assert not loaded & (HEAVY | {"numpy"})
