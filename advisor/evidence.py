@@ -81,7 +81,8 @@ class Measured:
     """A situation that was measured: what it is, and every setting tried in it.
 
     ``similarity`` is the source model's score on the new task over its score on its own, before it
-    trains; ``similar`` whether that is 0.9 or more, ``None`` where there is no source score.
+    trains; ``similar`` whether that is 0.9 or more; ``untouched`` that score itself, on the new task's test
+    rows. ``None`` where there is no source model.
     """
 
     model: str
@@ -92,6 +93,7 @@ class Measured:
     metric: str
     similar: bool | None
     similarity: float | None
+    untouched: float | None
     settings: Sequence[Setting]
 
     def as_situation(self) -> Situation:

@@ -11,9 +11,7 @@ from pathlib import Path
 from advisor.evidence import Fitted, Measured, Setting
 from sweeper.results import Contents
 from sweeper.spec import Status
-from sweeper.summary import Line, summarise
-
-SIMILAR_FROM = 0.9
+from sweeper.summary import SIMILAR_FROM, Line, similarity, summarise
 
 
 def fit(contents: Contents) -> Fitted:
@@ -37,7 +35,8 @@ def fit(contents: Contents) -> Fitted:
 def _measured(lines: list[Line], stores: Mapping[str, str]) -> Measured:
     """Return one situation from its lines."""
     first = lines[0].trials[0]
-    similarity = _similarity(lines)
+    found = similarity(lines)
+    untouched = max(lines, key=lambda line: len(line.trials)).spread("untouched_test_score")
     return Measured(
         model=first.spec.model,
         task=first.spec.task,
@@ -45,8 +44,9 @@ def _measured(lines: list[Line], stores: Mapping[str, str]) -> Measured:
         n_train=first.spec.n_train,
         modality=first.context["modality"],
         metric=first.context["metric"],
-        similar=None if similarity is None else similarity >= SIMILAR_FROM,
-        similarity=similarity,
+        similar=None if found is None else found >= SIMILAR_FROM,
+        similarity=found,
+        untouched=untouched.mean if untouched else None,
         settings=[_setting(line, stores) for line in lines],
     )
 
@@ -69,17 +69,6 @@ def _setting(line: Line, stores: Mapping[str, str]) -> Setting:
         trial_ids=[trial.trial_id for trial in line.trials],
         stores=dict(Counter(Path(stores[trial.trial_id]).as_posix() for trial in line.trials)),
     )
-
-
-def _similarity(lines: list[Line]) -> float | None:
-    """Return the source model's score on the new task over that on its own task, mean over seeds."""
-    ratios = [
-        trial.metrics["untouched_test_score"] / trial.metrics["untouched_source_test_score"]
-        for line in lines
-        for trial in line.trials
-        if trial.metrics.get("untouched_source_test_score")
-    ]
-    return statistics.fmean(ratios) if ratios else None
 
 
 def write(fitted: Fitted, path: Path) -> None:

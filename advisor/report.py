@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from advisor.evidence import Measured
 from advisor.recommend import Candidate, Recommendation
 from advisor.rules import Rule, Verdict
 from advisor.situation import QUESTIONS, describe, flag
@@ -39,6 +40,8 @@ def as_json(answer: Recommendation) -> dict[str, Any]:
                     "model_params": m.model_params,
                     "modality": m.modality,
                     "similar": m.similar,
+                    "similarity": m.similarity,
+                    "untouched_test_score": m.untouched,
                     "near": m.is_near(answer.situation),
                 }
                 for m in answer.comparable
@@ -162,6 +165,8 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
         + (f"; {len(answer.comparable) - 1} more situations fit" if len(answer.comparable) > 1 else "")
         + ". Scores are mean ± std over seeds; `sweeper show TRIAL` shows a trial."
     )
+    if nearest.untouched is not None:
+        yield from _bullet(_against_untouched(nearest, nearest.untouched))
     for lead in answer.leads:
         yield from _bullet(lead)
     if not near:
@@ -169,6 +174,12 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
             "not near enough to overrule the rules: name --model-params, --n-train, --modality and --task-similar or "
             "--task-different for that."
         )
+
+
+def _against_untouched(measured: Measured, untouched: float) -> str:
+    best = measured.ranked()[0].mean_test
+    text = f"the source model before training has test {100 * untouched:.1f}"
+    return text if best > untouched else f"{text}: better than after training with any strategy here. Leave it as it is"
 
 
 def _bullet(text: str, indent: int = 2, mark: str = "-") -> Sequence[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeper.grid import Grid
+    from sweeper.summary import Line
 
 results_option = click.option(
     "--results", "folder", default="results", show_default=True, metavar="DIR", help="The results store."
@@ -162,7 +163,7 @@ def _print_outcome(
     picture = store.path / "pictures" / f"{grid.name}.png"
     if lines:
         draw(lines, grid.question, picture)
-    following = f"advisor fit --results {store.path} && advisor recommend --small-model --task-different"
+    following = _next_command(store, lines)
     if form == "json":
         _print_json(
             {
@@ -188,6 +189,23 @@ def _print_outcome(
     if lines:
         talk.print(f"Picture: {picture}", markup=False, highlight=False, soft_wrap=True)
     talk.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _next_command(store: ResultsStore, lines: list[Line]) -> str:
+    """Return the command that asks for advice on the first situation of a sweep."""
+    from sweeper.summary import SIMILAR_FROM, similarity
+
+    own = str(store.path) != "results"
+    fit = f"advisor fit --results {store.path}" if own else "advisor fit"
+    recommend = f"advisor recommend --fitted {store.path / 'advisor.json'}" if own else "advisor recommend"
+    if lines:
+        first = lines[0]
+        facts = first.trials[0].context
+        recommend += f" --model-params {facts['model_params']} --n-train {first.n_train} --modality {facts['modality']}"
+        found = similarity([line for line in lines if line.situation == first.situation])
+        if found is not None:
+            recommend += " --task-similar" if found >= SIMILAR_FROM else " --task-different"
+    return f"{fit} && {recommend}"
 
 
 def _statuses(rows: list[TrialResult]) -> dict[str, int]:
@@ -237,6 +255,7 @@ def _first_line(text: str | None) -> str:
 @cli.command()
 @click.argument("trial_id", required=False)
 @results_option
+@click.option("--grid", "grid_name", metavar="NAME|FILE.toml", help="Only the trials of this grid.")
 @click.option("--strategy", help="Only this strategy.")
 @click.option("--model", help="Only this model.")
 @click.option("--task", help="Only this task.")
@@ -246,12 +265,12 @@ def _first_line(text: str | None) -> str:
     "--summary", is_flag=True, help="Mean and spread over seeds instead of rows, learning rate chosen on valid."
 )
 @format_option
-def show(trial_id: str | None, folder: str, summary: bool, form: str, **filters: Any) -> None:
+def show(trial_id: str | None, folder: str, grid_name: str | None, summary: bool, form: str, **filters: Any) -> None:
     """Show rows of the store; with TRIAL_ID, or the beginning of one, that row whole.
 
     \b
     sweeper show --strategy lora --seed 0
-    sweeper show --summary
+    sweeper show --summary --grid lora_ranks
     sweeper show 3f9a
     """
     from sweeper.summary import summarise
@@ -267,6 +286,12 @@ def show(trial_id: str | None, folder: str, summary: bool, form: str, **filters:
         _print_json(found[0].to_dict())
         return
     rows = _filtered(contents.results, filters)
+    if grid_name is not None:
+        from sweeper.grid import load_grid
+
+        wanted = {trial.trial_id for trial in load_grid(grid_name).trials}
+        rows = [row for row in rows if row.trial_id in wanted]
+    rows.sort(key=lambda row: (row.spec.task, row.spec.model, row.spec.n_train, row.spec.strategy, str(row.spec)))
     if summary:
         lines = summarise(rows)
         _print_json(as_json(lines)) if form == "json" else print_summary(lines, _console())

@@ -4,62 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from sweeper.summary import Line
+from sweeper.summary import Line, Spread
+
+COLUMNS = 2
 
 
 def draw(lines: Sequence[Line], title: str, path: Path) -> None:
     """Draw test score against trainable parameters, mean and standard deviation over seeds, as a PNG.
 
-    One panel for each situation; a dashed line is the source model before it trained.
+    One panel for each situation, all on one scale; a dashed line is the source model before it trained.
     """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    situations = [*dict.fromkeys(line.situation for line in lines)]
+    situations = sorted({line.situation for line in lines})
+    columns = min(COLUMNS, len(situations))
+    rows = -(-len(situations) // columns)
     figure, axes = plt.subplots(
-        1, len(situations), figsize=(6.4 * len(situations), 4.4), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(3.4 + 4.2 * columns, 1.2 + 3.4 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    for axis, situation in zip(axes[0], situations, strict=True):
+    strategies = sorted({line.strategy for line in lines})
+    handles: dict[str, Any] = {}
+    for axis, situation in zip(axes.flat, situations, strict=False):
         here = [line for line in lines if line.situation == situation]
-        for number, strategy in enumerate(dict.fromkeys(line.strategy for line in here)):
+        for number, strategy in enumerate(strategies):
             mine = [line for line in here if line.strategy == strategy]
-            points = sorted((_mean(line, "trainable_params"), _mean(line, "test_score"), _std(line)) for line in mine)
-            axis.errorbar(
-                [params for params, _, _ in points],
-                [score for _, score, _ in points],
-                yerr=[std for _, _, std in points],
-                label=strategy,
+            mine.sort(key=lambda line: _spread(line, "trainable_params").mean)
+            points = [(_spread(line, "trainable_params").mean, _spread(line, "test_score")) for line in mine]
+            if not points:
+                continue
+            handles[strategy] = axis.errorbar(
+                [params for params, _ in points],
+                [100 * score.mean for _, score in points],
+                yerr=[100 * (score.std or 0.0) for _, score in points],
+                color=f"C{number}",
                 marker="os^Dv*"[number % 6],
                 capsize=3,
                 linestyle="-" if len(points) > 1 else "none",
             )
         untouched = here[0].spread("untouched_test_score")
         if untouched:
-            axis.axhline(untouched.mean, linestyle="--", color="grey", label="source model, untouched")
-        seeds = max(len(line.trials) for line in here)
+            name = "source model,\nbefore training"
+            handles[name] = axis.axhline(100 * untouched.mean, linestyle="--", color="grey")
         model, task, n_train = situation
+        seeds = max(len(line.trials) for line in here)
         axis.set_xscale("log")
-        axis.set_xlabel("trainable parameters")
-        axis.set_ylabel(f"test {here[0].trials[0].context['metric'].replace('_', ' ')} (mean, std over {seeds} seeds)")
-        axis.set_title(f"{model} on {task}, {n_train} rows", fontsize=10)
+        axis.set_title(f"{model} on {task}, {n_train} rows, {seeds} seeds", fontsize=9)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    for axis in axes.flat[len(situations) :]:
+        axis.set_visible(False)
+    metric = lines[0].trials[0].context["metric"].replace("_", " ")
+    figure.supxlabel("trainable parameters", fontsize=10)
+    figure.supylabel(f"test {metric}, per cent (mean ± std over seeds)", fontsize=10)
     figure.suptitle(title, fontsize=11, wrap=True)
+    figure.legend([*handles.values()], [*handles], loc="outside right upper", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _mean(line: Line, metric: str) -> float:
+def _spread(line: Line, metric: str) -> Spread:
     spread = line.spread(metric)
-    assert spread is not None
-    return spread.mean
-
-
-def _std(line: Line) -> float:
-    spread = line.spread("test_score")
-    assert spread is not None
-    return spread.std or 0.0
+    assert spread is not None  # complete trials have every cost and every score
+    return spread

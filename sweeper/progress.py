@@ -30,6 +30,7 @@ class SweepProgress:
     counts: dict[Status, int] = field(default_factory=dict)
     best: TrialResult | None = None
     closed: bool = False
+    printed: int = 0
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -69,7 +70,7 @@ class SweepProgress:
         if self.bar is not None:
             self.bar.stop()
         elif self.done:
-            self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)
+            self._print()
 
     def text(self) -> str:
         """Return the progress in one line."""
@@ -94,5 +95,11 @@ class SweepProgress:
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done, description=self.text())
         elif self.done and self.clock() - self.last_line >= LINE_EVERY_SECONDS:
-            self.last_line = self.clock()
+            self._print()
+
+    def _print(self) -> None:
+        """Print the count, unless it was the last thing printed."""
+        self.last_line = self.clock()
+        if self.printed != self.done:
+            self.printed = self.done
             self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)

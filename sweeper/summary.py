@@ -11,6 +11,9 @@ from typing import Any
 
 from sweeper.spec import Status, TrialResult
 
+# A task counts as similar to the source domain from this `similarity` on.
+SIMILAR_FROM = 0.9
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -93,6 +96,21 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
             )
         )
     return lines
+
+
+def similarity(lines: Iterable[Line]) -> float | None:
+    """Return how well the source model does on the new task before training, relative to its own task.
+
+    The mean over trials of the test score on the new task divided by that on the source domain; ``None``
+    where there is no source domain.
+    """
+    ratios = [
+        trial.metrics["untouched_test_score"] / trial.metrics["untouched_source_test_score"]
+        for line in lines
+        for trial in line.trials
+        if trial.metrics.get("untouched_source_test_score")
+    ]
+    return statistics.fmean(ratios) if ratios else None
 
 
 def _mean_valid(trials: Iterable[TrialResult]) -> float:

@@ -108,9 +108,9 @@ class LoadedModel:
         with torch.no_grad():
             for k, generator in enumerate(generators(self.seeds, "head")):
                 bound = head.weight.shape[-1] ** -0.5  # nn.Linear's own initialisation
-                head.weight[k].uniform_(-bound, bound, generator=generator)
-                if head.bias is not None:
-                    head.bias[k].uniform_(-bound, bound, generator=generator)
+                for p in (head.weight, head.bias):
+                    if p is not None:  # drawn on the CPU: the same numbers on every device
+                        p[k] = torch.empty(p.shape[1:]).uniform_(-bound, bound, generator=generator)
 
     def targets(self, selection: str) -> list[str]:
         """Return the paths of linears and convolutions that a selection names.

@@ -39,7 +39,7 @@ steps = 200
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The grid `smoke`, launched once by its command."""
     folder = tmp_path_factory.mktemp("smoke")
     command = [SWEEPER, "launch", "--grid", "smoke", "--format", "json"]
@@ -47,7 +47,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.C
 
 
 def test_a_launch_runs_every_trial_and_says_what_came_of_it(
-    smoke: tuple[Path, "subprocess.CompletedProcess[str]"],
+    smoke: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     folder, done = smoke
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_a_launch_runs_every_trial_and_says_what_came_of_it(
 
 
 def test_a_second_launch_runs_nothing_and_says_so(
-    smoke: tuple[Path, "subprocess.CompletedProcess[str]"], command: Command
+    smoke: tuple[Path, subprocess.CompletedProcess[str]], command: Command
 ) -> None:
     folder, _ = smoke
     before = {path: path.read_bytes() for path in (folder / "results").glob("*.jsonl")}
@@ -85,7 +85,7 @@ def test_a_second_launch_runs_nothing_and_says_so(
 
 
 def test_show_and_export_agree_with_the_store(
-    smoke: tuple[Path, "subprocess.CompletedProcess[str]"], command: Command
+    smoke: tuple[Path, subprocess.CompletedProcess[str]], command: Command
 ) -> None:
     folder, _ = smoke
     frame = sweeper.load_results(folder / "results")
@@ -101,7 +101,7 @@ def test_show_and_export_agree_with_the_store(
 
 
 def test_the_advice_rests_on_the_trials_just_run(
-    smoke: tuple[Path, "subprocess.CompletedProcess[str]"], command: Command
+    smoke: tuple[Path, subprocess.CompletedProcess[str]], command: Command
 ) -> None:
     folder, _ = smoke
     assert command("advisor", "fit", cwd=folder).returncode == 0

@@ -87,10 +87,12 @@ def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
     assert out.getvalue() == "", "not every row is news"
     clock.now = 11
     progress.finish([replace(small.row(seed=1), status=Status.FAILED, metrics={})])
+    assert len(out.getvalue().splitlines()) == 1
+    progress.finish([small.row(seed=2)])
     progress.close()
     progress.close()
     lines = out.getvalue().splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 2, "the end is news, once"
     assert lines[0] == "2/4 trials | 0 running | 1 failed | best valid 0.250 (lora, lr 0.01) | 11 s left"
     assert "\x1b" not in out.getvalue()
 
