@@ -61,9 +61,7 @@ def cli() -> None:
     show_default=True,
     help="Trials that train together in one pass at most.",
 )
-@click.option(
-    "--address", metavar="ADDRESS", help='Ray cluster: "auto", "host:port" or "ray://host:port". [default: local]'
-)
+@click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
 def launch(
     grid_name: str, folder: str, dry_run: bool, address: str | None, form: str, pack: int, **resources: Any

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ class _ToStore(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # `run_pack` turns what goes wrong into rows; only a dead process ends up here.
-        reason = "the worker process died (killed, or out of memory)"
+        reason = f"the worker process died: {_last_line(trial.error_file)}"
         specs = self.packs[trial.config["pack"]]
         self._add([failed_row(spec, Status.FAILED, reason, self.provenance) for spec in specs])
 
@@ -132,7 +133,7 @@ def launch(
         cpus: CPUs of the local Ray; all of the machine's if ``None``. Each pack takes one.
         gpus_per_trial: GPUs that a pack takes, fractions allowed; if ``None``, one where there are any.
         max_concurrent: Packs at once; as many as resources allow if ``None``.
-        address: Ray cluster to run on ("auto", "host:port", "ray://host:port"); a local Ray if ``None``.
+        address: Ray cluster to run on ("auto", "host:port"); a local Ray if ``None``.
         pack_size: Trials that train together at most.
 
     Raises:
@@ -158,6 +159,15 @@ def launch(
             ),
         )
         tuner.fit()
+
+
+def _last_line(file: str | None) -> str:
+    """Return the last line of a file of Tune's, which holds the reason."""
+    try:
+        lines = Path(file or "").read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "killed, or out of memory"
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "killed, or out of memory")
 
 
 def _spread_seeds(packs: list[list[TrialSpec]]) -> list[list[TrialSpec]]:
@@ -193,8 +203,38 @@ def _ray(address: str | None, cpus: int | None) -> Iterator[None]:
                 **quiet,
             )
         else:
-            ray.init(address=address, **quiet)
+            _connect(address, quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+class _Probe:
+    """An actor that answers: tasks run even on a cluster that refuses our actors."""
+
+    def answer(self) -> bool:
+        return True
+
+
+def _connect(address: str, quiet: Mapping[str, Any]) -> None:
+    """Connect to a cluster and have it run something, or say in one line why that does not work."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, **quiet)
+    except Exception as error:  # whatever Ray raises, to the user it is one thing
+        reason = " ".join(str(error).split())[:200]
+        raise ConnectionError(
+            f"no Ray cluster to be had at {address!r}: {reason}. `ray start --head` starts one; "
+            "without --address a local Ray is used"
+        ) from None
+    try:
+        ray.get(ray.remote(num_cpus=0)(_Probe).remote().answer.remote(), timeout=60)
+    except ray.exceptions.RayError as error:
+        ray.shutdown()
+        raise ConnectionError(
+            f"the Ray cluster at {address!r} runs nothing for us ({type(error).__name__}). If it has no token "
+            "authentication, set RAY_AUTH_MODE=disabled here as well, or better, RAY_AUTH_MODE=token there"
+        ) from None

@@ -80,6 +80,14 @@ def test_bad_input_is_one_line_and_writes_nothing(workplace: Path, command: Comm
     assert files(workplace) == before
 
 
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, command: Command) -> None:
+    done = command("sweeper", "launch", "--grid", "smoke", "--address", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: no Ray cluster to be had at '127.0.0.1:1'")
+    assert "Traceback" not in done.stderr
+    assert not files(tmp_path)
+
+
 def test_a_corrupt_row_is_named_and_the_rest_is_shown(workplace: Path, command: Command) -> None:
     (file,) = (workplace / "one").glob("*.jsonl")
     file.write_bytes(b"{broken}\n" + file.read_bytes())
