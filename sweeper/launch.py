@@ -231,7 +231,8 @@ def _connect(address: str, quiet: Mapping[str, Any]) -> None:
             "without --address a local Ray is used"
         ) from None
     try:
-        ray.get(ray.remote(num_cpus=0)(_Probe).remote().answer.remote(), timeout=60)
+        probe: Any = ray.remote(num_cpus=0)(_Probe).remote()
+        ray.get(probe.answer.remote(), timeout=60)
     except ray.exceptions.RayError as error:
         ray.shutdown()
         raise ConnectionError(
