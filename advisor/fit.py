@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,9 +51,6 @@ def _measured(lines: list[Line], stores: Mapping[str, str]) -> Measured:
 
 
 def _setting(line: Line, stores: Mapping[str, str]) -> Setting:
-    def mean(name: str) -> float:
-        return statistics.fmean(trial.metrics[name] for trial in line.trials)
-
     return Setting(
         strategy=line.strategy,
         hparams=dict(line.hparams),
@@ -63,9 +59,9 @@ def _setting(line: Line, stores: Mapping[str, str]) -> Setting:
         seeds=[trial.spec.seed for trial in line.trials],
         valid=[trial.metrics["valid_score"] for trial in line.trials],
         test=[trial.metrics["test_score"] for trial in line.trials],
-        trainable_params=mean("trainable_params"),
-        total_params=mean("total_params"),
-        train_seconds=mean("train_seconds"),
+        trainable_params=line.mean("trainable_params"),
+        total_params=line.mean("total_params"),
+        train_seconds=line.mean("train_seconds"),
         trial_ids=[trial.trial_id for trial in line.trials],
         stores=dict(Counter(Path(stores[trial.trial_id]).as_posix() for trial in line.trials)),
     )

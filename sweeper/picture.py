@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.summary import Line, Spread
+from sweeper.summary import Line
 
 COLUMNS = 2
 
@@ -39,20 +39,19 @@ def draw(lines: Sequence[Line], title: str, path: Path) -> None:
         here = [line for line in lines if line.situation == situation]
         for number, strategy in enumerate(strategies):
             mine = [line for line in here if line.strategy == strategy]
-            mine.sort(key=lambda line: _spread(line, "trainable_params").mean)
-            points = [(_spread(line, "trainable_params").mean, _spread(line, "test_score")) for line in mine]
-            if not points:
+            if not mine:
                 continue
+            mine.sort(key=lambda line: line.mean("trainable_params"))
             handles[strategy] = axis.errorbar(
-                [params for params, _ in points],
-                [100 * score.mean for _, score in points],
-                yerr=[100 * (score.std or 0.0) for _, score in points],
+                [line.mean("trainable_params") for line in mine],
+                [100 * line.mean("test_score") for line in mine],
+                yerr=[100 * (spread.std or 0.0) for line in mine if (spread := line.spread("test_score"))],
                 color=f"C{number}",
                 marker="os^Dv*"[number % 6],
                 capsize=3,
-                linestyle="-" if len(points) > 1 else "none",
+                linestyle="-" if len(mine) > 1 else "none",
             )
-        untouched = here[0].spread("untouched_test_score")
+        untouched = max(here, key=lambda line: len(line.trials)).spread("untouched_test_score")
         if untouched:
             name = "source model,\nbefore training"
             handles[name] = axis.axhline(100 * untouched.mean, linestyle="--", color="grey")
@@ -71,9 +70,3 @@ def draw(lines: Sequence[Line], title: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def _spread(line: Line, metric: str) -> Spread:
-    spread = line.spread(metric)
-    assert spread is not None  # complete trials have every cost and every score
-    return spread

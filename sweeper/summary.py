@@ -55,6 +55,10 @@ class Line:
         values = [trial.metrics[metric] for trial in self.trials if metric in trial.metrics]
         return Spread.of(values) if values else None
 
+    def mean(self, metric: str) -> float:
+        """Return a metric's mean over seeds; every complete trial has scores and costs."""
+        return statistics.fmean(trial.metrics[metric] for trial in self.trials)
+
     @property
     def situation(self) -> tuple[str, str, int]:
         """What may be compared within: model, task, number of rows."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from sweeper.spec import TrialResult
@@ -57,57 +58,72 @@ def by_score(lines: Iterable[Line]) -> list[Line]:
     return sorted(lines, key=key)
 
 
+# Heading -> its cell, from left to right.
+COLUMNS: Mapping[str, Callable[[Line], str]] = {
+    "lr": lambda line: f"{line.train['lr']:g}",
+    "trainable": lambda line: f"{line.mean('trainable_params'):,.0f}",
+    "%": lambda line: f"{100 * line.mean('trainable_params') / line.mean('total_params'):.1f}",
+    "valid": lambda line: score(line.spread("valid_score")),
+    "test": lambda line: score(line.spread("test_score")),
+    "forgets": lambda line: score(line.spread("forgetting")),
+    "seeds": lambda line: str(len(line.trials)),
+    "seconds": lambda line: f"{line.mean('train_seconds'):.2f}",
+    "memory": lambda line: f"{line.mean('peak_memory_bytes') / 2**20:,.0f} MB",
+}
+# What a narrow terminal does without, first to go first.
+DISPENSABLE = ("memory", "seeds", "%", "seconds", "forgets", "lr")
+
+
 def print_summary(lines: Sequence[Line], console: Console) -> None:
-    """Print one table for each situation."""
+    """Print one table for each situation; in a narrow terminal with fewer columns, and it says which."""
+    dropped: tuple[str, ...] = ()
     for situation in dict.fromkeys(line.situation for line in lines):
         here = by_score(line for line in lines if line.situation == situation)
-        model, task, n_train = situation
-        untouched = here[0].spread("untouched_test_score")
-        table = Table(title=f"{model} on {task}, {n_train} training rows", title_justify="left", box=None)
-        for heading in ("strategy", "settings", "lr"):
-            table.add_column(heading, no_wrap=True)
-        for heading in ("trainable", "%", "valid", "test", "forgets", "seeds", "seconds", "memory"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for line in here:
-            table.add_row(*_cells(line, [other.hparams for other in here if other.strategy == line.strategy]))
-        console.print(table)
+        while dropped != DISPENSABLE and _width(_table(here, dropped), console) > console.width:
+            dropped = DISPENSABLE[: len(dropped) + 1]
+    for situation in dict.fromkeys(line.situation for line in lines):
+        here = by_score(line for line in lines if line.situation == situation)
+        console.print(_table(here, dropped))
+        untouched = max(here, key=lambda line: len(line.trials)).spread("untouched_test_score")
         if untouched:
             console.print(f"source model before training: test {score(untouched)}", highlight=False)
         console.print()
     if lines:
-        metric = lines[0].trials[0].context["metric"].replace("_", " ")
         console.print(
-            f"Scores: {metric} in per cent, mean ± standard deviation over seeds. Learning rate chosen on valid. "
+            "Scores in per cent, mean ± standard deviation over seeds. Learning rate chosen on valid. "
             "forgets: points lost on the source domain.\n"
             f"seconds: of training, a trial's share of its pack. memory: peak {_memory_kind(lines[0])}.",
             highlight=False,
         )
+    if dropped:
+        console.print(f"Left out for want of width: {', '.join(dropped)}.", highlight=False)
+
+
+def _width(table: Table, console: Console) -> int:
+    """Return how wide a table would be if nothing hindered it."""
+    return Measurement.get(console, console.options.update_width(10_000), table).maximum
+
+
+def _table(here: Sequence[Line], dropped: Sequence[str]) -> Table:
+    """Return the table of one situation."""
+    first = here[0]
+    metric = first.trials[0].context["metric"].replace("_", " ")
+    title = f"{first.model} on {first.task}, {first.n_train} training rows, {metric}"
+    table = Table(title=title, title_justify="left", box=None)
+    for heading in ("strategy", "settings"):
+        table.add_column(heading, no_wrap=True)
+    shown = [heading for heading in COLUMNS if heading not in dropped]
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in here:
+        siblings = [other.hparams for other in here if other.strategy == line.strategy]
+        table.add_row(line.strategy, named(line.hparams, siblings), *(COLUMNS[heading](line) for heading in shown))
+    return table
 
 
 def _memory_kind(line: Line) -> str:
     kind = line.trials[0].context["memory_kind"]
     return "of device memory" if kind == "device" else "resident set of the process that trained the pack"
-
-
-def _cells(line: Line, siblings: Sequence[Mapping[str, Any]]) -> list[str]:
-    def mean(name: str) -> float:
-        spread = line.spread(name)
-        assert spread is not None
-        return spread.mean
-
-    return [
-        line.strategy,
-        named(line.hparams, siblings),
-        f"{line.train['lr']:g}",
-        f"{mean('trainable_params'):,.0f}",
-        f"{100 * mean('trainable_params') / mean('total_params'):.1f}",
-        score(line.spread("valid_score")),
-        score(line.spread("test_score")),
-        score(line.spread("forgetting")),
-        str(len(line.trials)),
-        f"{mean('train_seconds'):.2f}",
-        f"{mean('peak_memory_bytes') / 2**20:,.0f} MB",
-    ]
 
 
 def as_json(lines: Iterable[Line]) -> list[dict[str, Any]]:

@@ -56,6 +56,17 @@ def test_the_table_names_what_differs_and_orders_by_valid() -> None:
     assert [line["strategy"] for line in as_json(summarise(rows))] == ["lora", "full", "lora"]
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_narrow_terminal_loses_whole_columns_and_hears_which(width: int) -> None:
+    out = io.StringIO()
+    print_summary(summarise([small.row(rank=1), small.row(rank=32)]), Console(file=out, width=width))
+    text = " ".join(out.getvalue().split())
+    assert "…" not in text
+    assert "rank=32" in text
+    assert "50.0" in text
+    assert ("Left out for want of width: memory" in text) == (width < 100)
+
+
 def test_the_picture_is_a_png(tmp_path: Path) -> None:
     draw(
         summarise([small.row(rank=1), small.row(rank=2), small.row(strategy="full")]), "Why?", tmp_path / "a" / "p.png"
