@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -58,8 +58,8 @@ def by_score(lines: Iterable[Line]) -> list[Line]:
     return sorted(lines, key=key)
 
 
-# Heading -> its cell, from left to right.
-COLUMNS: Mapping[str, Callable[[Line], str]] = {
+# Heading -> its cell, from left to right; and what a narrow terminal does without, first to go first.
+SUMMARY: Mapping[str, Callable[[Line], str]] = {
     "lr": lambda line: f"{line.train['lr']:g}",
     "trainable": lambda line: f"{line.mean('trainable_params'):,.0f}",
     "%": lambda line: f"{100 * line.mean('trainable_params') / line.mean('total_params'):.1f}",
@@ -70,20 +70,30 @@ COLUMNS: Mapping[str, Callable[[Line], str]] = {
     "seconds": lambda line: f"{line.mean('train_seconds'):.2f}",
     "memory": lambda line: f"{line.mean('peak_memory_bytes') / 2**20:,.0f} MB",
 }
-# What a narrow terminal does without, first to go first.
-DISPENSABLE = ("memory", "seeds", "%", "seconds", "forgets", "lr")
+SUMMARY_DISPENSABLE = ("memory", "seeds", "%", "seconds", "forgets", "lr")
+ROWS: Mapping[str, Callable[[TrialResult], str]] = {
+    "status": lambda row: row.status.value,
+    "model": lambda row: row.spec.model,
+    "task": lambda row: row.spec.task,
+    "rows": lambda row: str(row.spec.n_train),
+    "lr": lambda row: f"{row.spec.train.lr:g}",
+    "seed": lambda row: str(row.spec.seed),
+    "valid": lambda row: _measured(row, "valid_score", ".3f"),
+    "test": lambda row: _measured(row, "test_score", ".3f"),
+    "seconds": lambda row: _measured(row, "train_seconds", ".2f"),
+}
+ROWS_DISPENSABLE = ("seconds", "rows", "task", "model", "status", "valid", "seed", "lr")
 
 
 def print_summary(lines: Sequence[Line], console: Console) -> None:
     """Print one table for each situation; in a narrow terminal with fewer columns, and it says which."""
-    dropped: tuple[str, ...] = ()
-    for situation in dict.fromkeys(line.situation for line in lines):
-        here = by_score(line for line in lines if line.situation == situation)
-        while dropped != DISPENSABLE and _width(_table(here, dropped), console) > console.width:
-            dropped = DISPENSABLE[: len(dropped) + 1]
-    for situation in dict.fromkeys(line.situation for line in lines):
-        here = by_score(line for line in lines if line.situation == situation)
-        console.print(_table(here, dropped))
+    situations = [
+        by_score(line for line in lines if line.situation == situation)
+        for situation in dict.fromkeys(line.situation for line in lines)
+    ]
+    dropped = max((_too_wide(_summary, here, SUMMARY_DISPENSABLE, console) for here in situations), key=len, default=())
+    for here in situations:
+        console.print(_summary(here, dropped))
         untouched = max(here, key=lambda line: len(line.trials)).spread("untouched_test_score")
         if untouched:
             console.print(f"source model before training: test {score(untouched)}", highlight=False)
@@ -95,30 +105,73 @@ def print_summary(lines: Sequence[Line], console: Console) -> None:
             f"seconds: of training, a trial's share of its pack. memory: peak {_memory_kind(lines[0])}.",
             highlight=False,
         )
+    _print_dropped(dropped, console)
+
+
+def print_rows(results: Sequence[TrialResult], console: Console) -> None:
+    """Print one line a trial; in a narrow terminal with fewer columns, and it says which."""
+    dropped = _too_wide(_rows, results, ROWS_DISPENSABLE, console)
+    console.print(_rows(results, dropped))
+    _print_dropped(dropped, console)
+
+
+T = TypeVar("T")
+Build = Callable[[Sequence[T], Sequence[str]], Table]
+
+
+def _too_wide(build: Build[T], content: Sequence[T], dispensable: tuple[str, ...], console: Console) -> tuple[str, ...]:
+    """Return the columns that must go for a table to fit."""
+    limitless = console.options.update_width(10_000)
+    dropped: tuple[str, ...] = ()
+    while (
+        dropped != dispensable and Measurement.get(console, limitless, build(content, dropped)).maximum > console.width
+    ):
+        dropped = dispensable[: len(dropped) + 1]
+    return dropped
+
+
+def _print_dropped(dropped: Sequence[str], console: Console) -> None:
     if dropped:
         console.print(f"Left out for want of width: {', '.join(dropped)}.", highlight=False)
 
 
-def _width(table: Table, console: Console) -> int:
-    """Return how wide a table would be if nothing hindered it."""
-    return Measurement.get(console, console.options.update_width(10_000), table).maximum
-
-
-def _table(here: Sequence[Line], dropped: Sequence[str]) -> Table:
+def _summary(here: Sequence[Line], dropped: Sequence[str]) -> Table:
     """Return the table of one situation."""
     first = here[0]
     metric = first.trials[0].context["metric"].replace("_", " ")
     title = f"{first.model} on {first.task}, {first.n_train} training rows, {metric}"
     table = Table(title=title, title_justify="left", box=None)
-    for heading in ("strategy", "settings"):
-        table.add_column(heading, no_wrap=True)
-    shown = [heading for heading in COLUMNS if heading not in dropped]
-    for heading in shown:
-        table.add_column(heading, justify="right", no_wrap=True)
+    shown = [heading for heading in SUMMARY if heading not in dropped]
+    _add_columns(table, ("strategy", "settings"), shown)
     for line in here:
         siblings = [other.hparams for other in here if other.strategy == line.strategy]
-        table.add_row(line.strategy, named(line.hparams, siblings), *(COLUMNS[heading](line) for heading in shown))
+        table.add_row(line.strategy, named(line.hparams, siblings), *(SUMMARY[heading](line) for heading in shown))
     return table
+
+
+def _rows(results: Sequence[TrialResult], dropped: Sequence[str]) -> Table:
+    """Return a table with one line a trial."""
+    table = Table(box=None)
+    shown = [heading for heading in ROWS if heading not in dropped]
+    _add_columns(table, ("trial", "strategy", "settings"), shown)
+    variants: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in results:
+        variants.setdefault(row.spec.strategy, {})[str(row.spec.hparams)] = row.spec.hparams
+    for row in results:
+        settings = named(row.spec.hparams, [*variants[row.spec.strategy].values()])
+        table.add_row(row.trial_id, row.spec.strategy, settings, *(ROWS[heading](row) for heading in shown))
+    return table
+
+
+def _add_columns(table: Table, words: Sequence[str], numbers: Sequence[str]) -> None:
+    for heading in words:
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+
+
+def _measured(row: TrialResult, metric: str, form: str) -> str:
+    return format(row.metrics[metric], form) if metric in row.metrics else "-"
 
 
 def _memory_kind(line: Line) -> str:
@@ -142,29 +195,3 @@ def as_json(lines: Iterable[Line]) -> list[dict[str, Any]]:
         }
         for line in by_score(lines)
     ]
-
-
-def print_rows(results: Sequence[TrialResult], console: Console) -> None:
-    """Print one line a trial."""
-    table = Table(box=None)
-    for heading in ("trial", "status", "model", "task", "rows", "strategy", "settings", "lr", "seed"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("valid", "test", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for result in results:
-        spec, metrics = result.spec, result.metrics
-        table.add_row(
-            result.trial_id,
-            result.status.value,
-            spec.model,
-            spec.task,
-            str(spec.n_train),
-            spec.strategy,
-            named(spec.hparams, []),
-            f"{spec.train.lr:g}",
-            str(spec.seed),
-            f"{metrics['valid_score']:.3f}" if "valid_score" in metrics else "-",
-            f"{metrics['test_score']:.3f}" if "test_score" in metrics else "-",
-            f"{metrics['train_seconds']:.2f}" if "train_seconds" in metrics else "-",
-        )
-    console.print(table)

@@ -53,6 +53,7 @@ def test_truncation_at_every_byte_loses_only_the_torn_row(tmp_path: Path) -> Non
         contents = ResultsStore(tmp_path / "s").read()
         assert len(contents.results) == (length >= end_of_first)
         assert len(contents.damage) == (length not in (0, end_of_first))
+        assert all("unfinished line" in str(damage) for damage in contents.damage)
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
