@@ -91,6 +91,7 @@ class _ToStore(tune.Callback):
         provenance: Mapping[str, Any],
     ) -> None:
         self.packs, self.store, self.listener, self.provenance = packs, store, listener, provenance
+        self.refused: OSError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the scratch folder, for a restore that we never ask for.
@@ -111,7 +112,11 @@ class _ToStore(tune.Callback):
         self._add([failed_row(spec, Status.FAILED, reason, self.provenance) for spec in specs])
 
     def _add(self, rows: list[TrialResult]) -> None:
-        self.store.append(rows)
+        try:
+            self.store.append(rows)
+        except OSError as error:
+            self.refused = error  # Tune would pass on a text with a traceback in it
+            raise
         self.listener.finish(rows)
 
 
@@ -147,6 +152,7 @@ def launch(
             gpus_per_trial = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         plain = [[spec.to_dict() for spec in pack] for pack in packs]
         trainable = tune.with_parameters(PackTrial, packs=plain, provenance=provenance)
+        to_store = _ToStore(packs, store, listener, provenance)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),
             param_space={"pack": tune.grid_search(list(range(len(packs))))},
@@ -155,10 +161,18 @@ def launch(
                 name="sweep",
                 storage_path=str(Path(scratch)),
                 verbose=0,
-                callbacks=[_ToStore(packs, store, listener, provenance)],
+                callbacks=[to_store],
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except tune.TuneError:
+            if to_store.refused is None:
+                raise
+            raise OSError(
+                f"{str(store.path)!r} takes no more rows ({to_store.refused.strerror}). Those it has are intact; "
+                "the same command goes on from there"
+            ) from None
 
 
 def _last_line(file: str | None) -> str:

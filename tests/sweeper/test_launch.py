@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import sweeper
 from sweeper.grid import load_grid
+from sweeper.progress import SweepProgress
 from sweeper.results import ResultsStore
+from sweeper.spec import TrialResult
 from tests.conftest import Command
 
 SWEEPER = str(Path(sys.executable).with_name("sweeper"))
@@ -134,6 +138,23 @@ def test_a_killed_sweep_goes_on_without_running_anything_twice(tmp_path: Path) -
     )
     assert len(written) == total
     assert set(written.values()) == {1}, "no trial has two rows"
+
+
+def test_a_full_disk_ends_the_sweep_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweeper.launch import launch
+
+    store = ResultsStore(tmp_path / "results", create=True)
+    append = store.append
+
+    def one_pack_fits(rows: list[TrialResult]) -> None:
+        if store.path.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(rows)
+
+    monkeypatch.setattr(store, "append", one_pack_fits)
+    with pytest.raises(OSError, match=r"takes no more rows \(No space left on device\).*the same command goes on"):
+        launch(load_grid("smoke").trials, store, SweepProgress(18, Console(quiet=True)), cpus=1)
+    assert 0 < len(stored(tmp_path)) < 18
 
 
 def stored(folder: Path) -> list[str]:
