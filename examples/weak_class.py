@@ -3,9 +3,8 @@
 Runs one trial in this process, without Ray, and prints the wrong test rows of each digit.
 """
 
-from dataclasses import asdict
-
 from sweeper.spec import TrainArgs, TrialSpec
+from sweeper.strategies import hparams_of
 from sweeper.strategies.lora import Lora
 from sweeper.trial import run_trials
 
@@ -14,7 +13,7 @@ spec = TrialSpec(
     task="digits_weak_class",
     n_train=100,
     strategy="lora",
-    hparams=asdict(Lora(rank=4)),
+    hparams=hparams_of(Lora(rank=4)),
     train=TrainArgs(lr=1e-3, steps=120),
     seed=0,
 )

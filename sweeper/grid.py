@@ -12,7 +12,7 @@ from typing import Any
 
 from sweeper.models import MODELS
 from sweeper.spec import TrainArgs, TrialSpec
-from sweeper.strategies import STRATEGIES
+from sweeper.strategies import STRATEGIES, hparams_of
 from sweeper.suggest import no_such
 from sweeper.tasks import TASKS
 
@@ -112,7 +112,7 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
     for values in itertools.product(*(_as_list(value) for value in swept.values())):
         setting = dict(zip(swept, values, strict=True))
         args = TrainArgs(**{key: setting.pop(key) for key in TRAIN_KEYS if key in setting})
-        yield name, dataclasses.asdict(strategy(**setting)), args  # type: ignore[call-overload]
+        yield name, hparams_of(strategy(**setting)), args
 
 
 def _as_list(value: Any) -> Sequence[Any]:

@@ -87,7 +87,7 @@ def optimizer_for(model: LoadedModel, stage: Stage, trains: Sequence[TrainArgs])
     paths = sorted(stage.rates, key=len, reverse=True)
     rates, decays = {}, {}
     for name, p in model.trainable().items():
-        path = next((path for path in paths if name.startswith(f"{path}.")), None)
+        path = next((path for path in paths if path in ("", name) or name.startswith(f"{path}.")), None)
         factor = torch.ones_like(lr) if path is None else torch.tensor(stage.rates[path])
         member = member_of(name)
         rates[p] = lr * factor if member is None else (lr * factor)[member]

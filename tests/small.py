@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sweeper.models import MODELS, LoadedModel
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
-from sweeper.strategies import STRATEGIES, Strategy
+from sweeper.strategies import STRATEGIES, Strategy, hparams_of
 from sweeper.tasks import TASKS, TaskData
 from sweeper.train import Trained, train_pack
 
@@ -19,7 +18,10 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
     "full": [{}, {}, {}],
     "feature_extraction": [{}, {}, {}],
     "partial_unfreeze": [{"backbone_rate": 0.2}, {"backbone_rate": 1.0}, {"backbone_rate": 0.05}],
-    "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0}, {"rank": 3}],
+    "gradual_unfreeze": [{}, {}, {}],
+    "probe_then_full": [{"full_rate": 0.1}, {"full_rate": 1.0}, {"full_rate": 0.3}],
+    "bitfit": [{}, {}, {}],
+    "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0, "scaling": "rslora"}, {"rank": 3, "b_rate": 4.0}],
     "adapter": [{"bottleneck": 2}, {"bottleneck": 8}, {"bottleneck": 5}],
 }
 RATES = (3e-3, 1e-2, 1e-3)
@@ -63,7 +65,7 @@ def strategies(name: str, members: Sequence[int]) -> list[Strategy]:
 
 
 def spec(strategy: str = "lora", seed: int = 0, lr: float = 1e-2, **hparams: Any) -> TrialSpec:
-    complete = asdict(STRATEGIES[strategy](**hparams))  # type: ignore[call-overload]
+    complete = hparams_of(STRATEGIES[strategy](**hparams))
     return TrialSpec("mlp", TASK, 40, strategy, complete, TrainArgs(lr=lr, batch_size=16, steps=6), seed)
 
 

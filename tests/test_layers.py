@@ -25,7 +25,13 @@ MAY_IMPORT = {
     "sweeper.cli": LIGHT | {"sweeper.command"},
     "sweeper.models.": {"sweeper.models", "sweeper.members", "sweeper.registry", "sweeper.suggest"},
     "sweeper.tasks.": {"sweeper.tasks", "sweeper.models.base", "sweeper.spec", "sweeper.registry"},
-    "sweeper.strategies.": {"sweeper.strategies", "sweeper.models.base", "sweeper.members", "sweeper.registry"},
+    "sweeper.strategies.": {
+        "sweeper.strategies",
+        "sweeper.models.base",
+        "sweeper.members",
+        "sweeper.registry",
+        "sweeper.spec",
+    },
 }
 
 

@@ -31,12 +31,16 @@ class Addition(Protocol):
 
     enabled: bool
 
-    def added_params(self, member: int) -> int:
-        """Return how many parameters it adds for one member."""
+    def own_params(self, member: int) -> int:
+        """Return how many parameters of it train for one member, padding left out."""
         ...
 
-    def added_parameters(self) -> list[nn.Parameter]:
-        """Return the tensors that it adds, all members in one."""
+    def extra_params(self, member: int) -> int:
+        """Return by how many of them one member's network grows: none where they replace others."""
+        ...
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Return the tensors that train, all members in one."""
         ...
 
 
@@ -143,7 +147,7 @@ class LoadedModel:
     @property
     def can_switch_off(self) -> bool:
         """Whether switching off gives back the loaded network: all that trains is in switchable modules."""
-        added = {id(p) for module in self.switches for p in module.added_parameters()}
+        added = {id(p) for module in self.switches for p in module.own_parameters()}
         return bool(added) and all(id(p) in added for p in self.network.parameters() if p.requires_grad)
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -155,17 +159,17 @@ class LoadedModel:
 
     def trainable_params(self, member: int) -> int:
         """Return how many parameters of a member train now."""
-        added = {id(p) for module in self.switches for p in module.added_parameters()}
+        added = {id(p) for module in self.switches for p in module.own_parameters()}
         stacked = sum(p.numel() for p in self.trainable().values() if id(p) not in added)
         return stacked // self.members + sum(
-            module.added_params(member)
+            module.own_params(member)
             for module in self.switches
-            if all(p.requires_grad for p in module.added_parameters())
+            if all(p.requires_grad for p in module.own_parameters())
         )
 
     def total_params(self, member: int) -> int:
         """Return how many parameters the loaded network and a member's additions have."""
-        return self.loaded_params + sum(module.added_params(member) for module in self.switches)
+        return self.loaded_params + sum(module.extra_params(member) for module in self.switches)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return ``(members, batch, classes)`` for inputs ``(members * batch, ...)``."""

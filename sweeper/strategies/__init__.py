@@ -2,15 +2,17 @@
 
 from sweeper.registry import with_plugins
 from sweeper.strategies.adapter import Adapter
-from sweeper.strategies.base import Stage, Strategy
+from sweeper.strategies.base import Stage, Strategy, hparams_of
+from sweeper.strategies.bitfit import BitFit
 from sweeper.strategies.feature_extraction import FeatureExtraction
 from sweeper.strategies.full import Full
+from sweeper.strategies.gradual_unfreeze import GradualUnfreeze
 from sweeper.strategies.lora import Lora
 from sweeper.strategies.partial_unfreeze import PartialUnfreeze
+from sweeper.strategies.probe_then_full import ProbeThenFull
 
-STRATEGIES: dict[str, type[Strategy]] = with_plugins(
-    {s.name: s for s in (Full, FeatureExtraction, PartialUnfreeze, Lora, Adapter)},
-    "sweeper.strategies",
-)
+_SHIPPED = (Full, FeatureExtraction, PartialUnfreeze, GradualUnfreeze, ProbeThenFull, Lora, Adapter, BitFit)
 
-__all__ = ["STRATEGIES", "Stage", "Strategy"]
+STRATEGIES: dict[str, type[Strategy]] = with_plugins({s.name: s for s in _SHIPPED}, "sweeper.strategies")
+
+__all__ = ["STRATEGIES", "Stage", "Strategy", "hparams_of"]

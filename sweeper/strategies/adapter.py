@@ -76,12 +76,16 @@ class Adapted(nn.Module):
                 self.down[k, :, :size] = torch.empty(size, width).uniform_(-bound, bound, generator=rng).T
                 self.down_bias[k, :, :size].uniform_(-bound, bound, generator=rng)
 
-    def added_params(self, member: int) -> int:
+    def own_params(self, member: int) -> int:
         """Return how many parameters of this module are the member's, without the zero padding."""
         size = self.sizes[member]
         return size * self.width + size + self.width * size + self.width
 
-    def added_parameters(self) -> list[nn.Parameter]:
+    def extra_params(self, member: int) -> int:
+        """Return by how many parameters a member's network grows."""
+        return self.own_params(member)
+
+    def own_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that this module adds to the block."""
         return [self.down, self.down_bias, self.up, self.up_bias]
 

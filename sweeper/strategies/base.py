@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Protocol, Self
 
 from sweeper.models.base import LoadedModel
+from sweeper.spec import Json
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,9 @@ class Stage:
 
     Attributes:
         share: Its share of the trial's steps; the shares of all stages sum to 1.
-        rates: Module path -> one factor a member on the trial's learning rate, for all parameters
-            below that path. Where several paths fit, the longest counts; elsewhere the factor is 1.
+        rates: Path of a module or a parameter -> one factor a member on the trial's learning rate, for
+            all parameters there; the empty path is the whole network. Where several paths fit, the
+            longest counts; elsewhere the factor is 1.
     """
 
     share: float = 1.0
@@ -50,10 +52,30 @@ class Strategy(Protocol):
         ...
 
 
+# For a field that came after rows had been stored: `hparams_of` leaves it out while it has its default,
+# which must be what was done before, so that the ids of those rows stay true.
+LATER = {"later": True}
+
+
+def hparams_of(strategy: Strategy) -> dict[str, Json]:
+    """Return a strategy's hyperparameters as they enter a `TrialSpec`: all of them, defaults filled in."""
+    return {
+        field.name: getattr(strategy, field.name)
+        for field in fields(strategy)  # type: ignore[arg-type]  # every strategy is a dataclass
+        if not (field.metadata.get("later") and getattr(strategy, field.name) == field.default)
+    }
+
+
 def check_whole(name: str, value: object, least: int = 1) -> None:
     """Raise ValueError unless ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_blocks(name: str, wanted: int, model: LoadedModel) -> None:
+    """Raise ValueError where a model has fewer blocks than wanted."""
+    if wanted > len(model.blocks):
+        raise ValueError(f"{name} is {wanted}, but this model has only {len(model.blocks)} blocks")
 
 
 def check_above_zero(name: str, value: object) -> float:

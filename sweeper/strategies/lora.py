@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from sweeper.members import to_channels
 from sweeper.models.base import Generators, LoadedModel, generators
-from sweeper.strategies.base import Stage, check_above_zero, check_whole
+from sweeper.strategies.base import LATER, Stage, check_above_zero, check_whole
+
+SCALINGS: Mapping[str, Callable[[float], float]] = {"standard": float, "rslora": math.sqrt}
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,28 @@ class Lora:
     Attributes:
         rank: Rank of the update.
         alpha: Scale; the update is multiplied by ``alpha / rank``.
+        scaling: "standard" divides alpha by the rank, "rslora" by its square root, so that high ranks learn
+            as fast as low ones (arXiv 2312.03732, section 3).
+        b_rate: Factor on the learning rate of B; LoRA+ takes 16 (arXiv 2402.12354, section 4).
         targets: Which layers, as roles joined by "+" (`LoadedModel.targets`); "all" is the advice of
             QLoRA (arXiv 2305.14314, section 4).
     """
 
     name: ClassVar[str] = "lora"
-    per_member: ClassVar[frozenset[str]] = frozenset({"rank", "alpha"})
+    per_member: ClassVar[frozenset[str]] = frozenset({"rank", "alpha", "scaling", "b_rate"})
 
     rank: int = 8
     alpha: float = 16.0
     targets: str = "all"
+    scaling: str = field(default="standard", metadata=LATER)
+    b_rate: float = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_whole("lora.rank", self.rank)
         object.__setattr__(self, "alpha", check_above_zero("lora.alpha", self.alpha))
+        object.__setattr__(self, "b_rate", check_above_zero("lora.b_rate", self.b_rate))
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"lora.scaling must be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
 
     def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
         """Put a low-rank term beside each target."""
@@ -48,7 +59,7 @@ class Lora:
         ranks = [member.rank for member in members]
         for path in paths:
             check_rank(path, model.get(path), max(ranks))
-        scales = [member.alpha / member.rank for member in members]
+        scales = [member.alpha / SCALINGS[member.scaling](member.rank) for member in members]
         rngs = generators(model.seeds, "lora")
         for path in paths:
             wrapped = LowRank(model.get(path), ranks, scales, rngs)
@@ -56,7 +67,8 @@ class Lora:
             model.switches.append(wrapped)
         if model.head_is_fresh and model.head not in paths:
             model.wake_fresh_head()
-        yield Stage()
+        factors = [member.b_rate for member in members]
+        yield Stage(rates={f"{path}.b": factors for path in paths})
 
 
 def fan_in_out(layer: nn.Module) -> tuple[int, int]:
@@ -102,11 +114,15 @@ class LowRank(nn.Module):
             for k, (rank, rng) in enumerate(zip(ranks, rngs, strict=True)):
                 self.a[k, :, :rank] = torch.empty(rank, inputs).uniform_(-bound, bound, generator=rng).T
 
-    def added_params(self, member: int) -> int:
+    def own_params(self, member: int) -> int:
         """Return how many parameters of this module are the member's, without the zero padding."""
         return self.ranks[member] * (self.a.shape[1] + self.b.shape[2])
 
-    def added_parameters(self) -> list[nn.Parameter]:
+    def extra_params(self, member: int) -> int:
+        """Return by how many parameters a member's network grows."""
+        return self.own_params(member)
+
+    def own_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that this module adds to the base layer."""
         return [self.a, self.b]
 

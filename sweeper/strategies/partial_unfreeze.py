@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sweeper.models.base import LoadedModel
-from sweeper.strategies.base import Stage, check_above_zero, check_whole
+from sweeper.strategies.base import Stage, check_above_zero, check_blocks, check_whole
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,7 @@ class PartialUnfreeze:
 
     def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
         """Wake the head and the last blocks."""
-        if self.blocks > len(model.blocks):
-            raise ValueError(
-                f"partial_unfreeze.blocks is {self.blocks}, but this model has only {len(model.blocks)} blocks"
-            )
+        check_blocks("partial_unfreeze.blocks", self.blocks, model)
         if model.head_is_fresh:
             model.wake_fresh_head()
         model.wake(model.head)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
 
 from sweeper.models import MODELS
 from sweeper.spec import Status, TrainArgs, TrialSpec
-from sweeper.strategies import STRATEGIES
+from sweeper.strategies import STRATEGIES, hparams_of
 from sweeper.trial import run_pack
 from tests import small
 
@@ -103,7 +104,8 @@ def test_what_is_added_starts_at_the_loaded_function_and_switches_off_bit_for_bi
 
 @pairs
 def test_a_trial_learns_from_a_real_source_model(model: str, strategy: str) -> None:
-    spec = TrialSpec(model, small.TASK, 100, strategy, small.spec(strategy).hparams, TrainArgs(lr=1e-2, steps=60), 0)
+    args = TrainArgs(lr=3e-2 if strategy == "bitfit" else 1e-2, steps=80)
+    spec = TrialSpec(model, small.TASK, 100, strategy, small.spec(strategy).hparams, args, 0)
     (row,) = run_pack([spec], {})
     assert row.status is Status.COMPLETE, row.error
     assert row.curve[-1]["train_loss"] < row.curve[0]["train_loss"]
@@ -121,6 +123,14 @@ def test_hyperparameters_survive_json(strategy: str) -> None:
     assert again == spec
     assert again.trial_id == spec.trial_id
     assert STRATEGIES[strategy](**again.hparams) == STRATEGIES[strategy]()
+
+
+def test_fields_that_came_later_leave_old_ids_alone() -> None:
+    later = [(s, f) for s in STRATEGIES.values() for f in fields(s) if f.metadata.get("later")]  # type: ignore[arg-type]
+    assert later
+    for strategy, field in later:
+        assert field.name not in hparams_of(strategy())
+    assert hparams_of(STRATEGIES["lora"](b_rate=16.0)) == {"rank": 8, "alpha": 16.0, "targets": "all", "b_rate": 16.0}
 
 
 @every
@@ -159,6 +169,10 @@ def test_what_does_not_fit_leaves_the_model_as_it_was(model: str, strategy: str,
         ("lora", {"rank": True}),
         ("lora", {"alpha": 0}),
         ("lora", {"alpha": float("nan")}),
+        ("lora", {"scaling": "rs"}),
+        ("lora", {"b_rate": -1}),
+        ("probe_then_full", {"probe_share": 1.0}),
+        ("gradual_unfreeze", {"blocks": 0}),
         ("adapter", {"bottleneck": -1}),
         ("partial_unfreeze", {"blocks": 0}),
         ("partial_unfreeze", {"backbone_rate": 0}),

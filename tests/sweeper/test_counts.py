@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.models import LoadedModel, mlp, tiny_transformer
 from sweeper.spec import TrainArgs
-from sweeper.strategies import STRATEGIES
+from sweeper.strategies import STRATEGIES, Stage
 from sweeper.train import optimizer_for
 
 # TinyTransformer(d=32, 4 heads, 2 layers, vocabulary 100, 4 classes)
@@ -69,6 +69,52 @@ def test_partial_unfreeze_rates() -> None:
     assert stage.rates == {"blocks.1": [0.2], "blocks.2": [0.2]}
     rates = {round(rate.item(), 7) for _, rate, *_ in optimizer_for(model, stage, [TrainArgs(lr=1e-3)]).state}
     assert rates == {2e-4, 1e-3}
+
+
+def test_rates_of_stages_and_of_lora_plus() -> None:
+    probe_first = STRATEGIES["probe_then_full"](probe_share=0.25, full_rate=0.1)
+    model = small_mlp()
+    stages = probe_first.adapt(model, [probe_first])
+    first = next(stages)
+    assert (first.share, rates_of(model, first)) == (0.25, {"head.weight": 1e-3, "head.bias": 1e-3})
+    second = next(stages)
+    assert second.share == 0.75
+    assert set(rates_of(model, second).values()) == {1e-4}
+    assert len(rates_of(model, second)) == 8
+
+    plus = STRATEGIES["lora"](b_rate=16.0)
+    model = small_mlp()
+    rates = rates_of(model, next(plus.adapt(model, [plus])))
+    assert {name.rpartition(".")[2]: rate for name, rate in rates.items()} == {"a": 1e-3, "b": 0.016}
+
+
+def rates_of(model: LoadedModel, stage: Stage) -> dict[str, float]:
+    optimizer = optimizer_for(model, stage, [TrainArgs(lr=1e-3)])
+    return {
+        name: round(rate.item(), 7)
+        for (name, _), (_, rate, *_) in zip(model.trainable().items(), optimizer.state, strict=True)
+    }
+
+
+def test_bitfit() -> None:
+    biases = (64 + 64 + 32), 2 * (4 * D + 2 * D + FF + D)
+    assert counts(small_mlp(), "bitfit") == (biases[0], MLP)
+    assert counts(transformer(), "bitfit") == (biases[1], TRANSFORMER)
+
+
+def test_gradual_unfreeze_wakes_the_last_block_first() -> None:
+    gradual = STRATEGIES["gradual_unfreeze"](blocks=2)
+    model = small_mlp()
+    seen = [sorted({name.rpartition(".")[0] for name in model.trainable()}) for _ in gradual.adapt(model, [gradual])]
+    assert seen == [["head"], ["blocks.2.0", "head"], ["blocks.1.0", "blocks.2.0", "head"]]
+
+
+def test_rslora_scales_by_the_root_of_the_rank() -> None:
+    model = small_mlp()
+    model.seeds = (0, 0)
+    members = [STRATEGIES["lora"](rank=4, alpha=8.0, scaling=scaling) for scaling in ("standard", "rslora")]
+    next(members[0].adapt(model, members))
+    assert [module.scale.flatten().tolist() for module in model.switches] == [[2.0, 4.0]] * 3  # type: ignore[attr-defined]
 
 
 def test_adapter() -> None:

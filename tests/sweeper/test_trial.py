@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,14 @@ from sweeper import source, trial
 from sweeper.metrics import METRICS
 from sweeper.pack import make_packs, pack_key
 from sweeper.spec import Status, TrainArgs, TrialSpec
-from sweeper.strategies import STRATEGIES
+from sweeper.strategies import STRATEGIES, hparams_of
 from sweeper.tasks import TASKS, Split, digits
 from sweeper.train import batches, schedule
 from tests import small
 
 
 def weak_class(strategy: str, **hparams: object) -> TrialSpec:
-    complete = asdict(STRATEGIES[strategy](**hparams))  # type: ignore[call-overload]
+    complete = hparams_of(STRATEGIES[strategy](**hparams))
     return TrialSpec("small_cnn", "digits_weak_class", 100, strategy, complete, TrainArgs(lr=1e-3, steps=60), 0)
 
 

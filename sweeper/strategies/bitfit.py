@@ -1,0 +1,82 @@
+"""BitFit: biases only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sweeper.members import split, stack
+from sweeper.models.base import LoadedModel
+from sweeper.strategies.base import Stage
+
+
+@dataclass(frozen=True)
+class BitFit:
+    """Train the biases of the backbone and nothing else (arXiv 2106.10199, section 3).
+
+    The head stays frozen unless it is fresh, as under LoRA.
+    """
+
+    name: ClassVar[str] = "bitfit"
+    per_member: ClassVar[frozenset[str]] = frozenset()
+
+    def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
+        """Give each member its own biases."""
+        paths = [
+            path
+            for path, module in model.network.named_modules()
+            if type(module) in (nn.Linear, nn.Conv2d, nn.LayerNorm) and module.bias is not None and path != model.head
+        ]
+        if not paths:
+            raise ValueError("bitfit finds no bias in the backbone of this model")
+        for path in paths:
+            wrapped = Biased(model.get(path), model.members)
+            model.replace(path, wrapped)
+            model.switches.append(wrapped)
+        if model.head_is_fresh:
+            model.wake_fresh_head()
+        yield Stage()
+
+
+class Biased(nn.Module):
+    """A frozen layer with a bias for each member instead of its own; ``bias (members, out)``."""
+
+    def __init__(self, base: nn.Module, members: int) -> None:
+        super().__init__()
+        assert isinstance(base, nn.Linear | nn.Conv2d | nn.LayerNorm)
+        assert base.bias is not None
+        self.base = base.requires_grad_(False)
+        self.members = members
+        self.enabled = True
+        self.bias = stack(base.bias, members)
+
+    def own_params(self, member: int) -> int:
+        """Return how many parameters a member trains here."""
+        return self.bias[member].numel()
+
+    def extra_params(self, member: int) -> int:
+        """Return 0: a member's bias stands in for the base's."""
+        return 0
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that train."""
+        return [self.bias]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map what the base layer maps; rows of member k get member k's bias."""
+        if not self.enabled:
+            return self.base(x)
+        base = self.base
+        if isinstance(base, nn.Linear):
+            y = F.linear(x, base.weight)
+        elif isinstance(base, nn.LayerNorm):
+            y = F.layer_norm(x, base.normalized_shape, base.weight, None, base.eps)
+        else:
+            y = base._conv_forward(x, base.weight, None)
+        # Along the last axis, or along the channels of a convolution's output.
+        wide = [self.members, 1, -1, 1, 1] if isinstance(base, nn.Conv2d) else [self.members, *[1] * (y.dim() - 1), -1]
+        return (split(y, self.members) + self.bias.view(wide)).reshape(y.shape)

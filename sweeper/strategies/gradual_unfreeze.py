@@ -1,0 +1,42 @@
+"""Gradual unfreezing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from sweeper.models.base import LoadedModel
+from sweeper.strategies.base import Stage, check_blocks, check_whole
+
+
+@dataclass(frozen=True)
+class GradualUnfreeze:
+    """Train the head first, then wake one block after another, the last block first.
+
+    Each stage has the same share of the steps (ULMFiT, arXiv 1801.06146, section 3.3, there an epoch each).
+
+    Attributes:
+        blocks: How many blocks wake, counted from the head.
+    """
+
+    name: ClassVar[str] = "gradual_unfreeze"
+    per_member: ClassVar[frozenset[str]] = frozenset()
+
+    blocks: int = 2
+
+    def __post_init__(self) -> None:
+        check_whole("gradual_unfreeze.blocks", self.blocks)
+
+    def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
+        """Wake the head, then block after block."""
+        check_blocks("gradual_unfreeze.blocks", self.blocks, model)
+        share = 1 / (self.blocks + 1)
+        if model.head_is_fresh:
+            model.wake_fresh_head()
+        else:
+            model.wake(model.head)
+        yield Stage(share)
+        for path in reversed(model.blocks[-self.blocks :]):
+            model.wake(path)
+            yield Stage(share)
