@@ -23,8 +23,19 @@ NEAR_MODEL, NEAR_DATA = 1.0, 0.6021
 # of peft, and a cheaper setting is then the better one.
 TIE = 0.01
 
+# Fewer seeds than this decide nothing.
+MIN_SEEDS = 3
+
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def t_quantile(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t: tabulated, then by its expansion (Abramowitz and Stegun 26.7.5)."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = statistics.NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,10 @@ class Setting:
     trial_ids: Sequence[str]
     stores: Mapping[str, int]
 
-    @property
-    def mean_valid(self) -> float:
-        """Mean valid score over seeds."""
-        return statistics.fmean(self.valid)
+    def mean_valid(self, seeds: frozenset[int]) -> float:
+        """Return the mean valid score over those of these seeds that were run; over all, if none was."""
+        mine = [score for seed, score in zip(self.seeds, self.valid, strict=True) if seed in seeds]
+        return statistics.fmean(mine or self.valid)
 
     @property
     def mean_test(self) -> float:
@@ -71,8 +82,8 @@ class Setting:
         gaps = [mine - theirs[seed] for seed, mine in zip(self.seeds, self.test, strict=True) if seed in theirs]
         if len(gaps) < 2:
             return None
-        quantile = _T[len(gaps) - 2] if len(gaps) - 2 < len(_T) else 1.96
-        mean, half = statistics.fmean(gaps), quantile * statistics.stdev(gaps) / math.sqrt(len(gaps))
+        mean = statistics.fmean(gaps)
+        half = t_quantile(len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
         return mean, mean - half, mean + half
 
 
@@ -89,6 +100,7 @@ class Measured:
     task: str
     model_params: float
     n_train: int
+    steps: int
     modality: str
     metric: str
     similar: bool | None
@@ -113,7 +125,7 @@ class Measured:
             (situation.data, mine.data),
             (situation.modality, mine.modality),
         ]
-        return all(asked is None or asked == own for asked, own in pairs)
+        return all(asked is None or own is None or asked == own for asked, own in pairs)
 
     def distance(self, situation: Situation) -> float:
         """Return how far off the numbers are, in powers of ten; unknown numbers count as no distance."""
@@ -121,32 +133,52 @@ class Measured:
         return (model or 0.0) + (_gap(self.n_train, situation.n_train) or 0.0)
 
     def is_near(self, situation: Situation) -> bool:
-        """Return whether the user's situation is known in enough detail, and close enough, to overrule a rule."""
+        """Return whether the user's situation is known in enough detail, and close enough, to overrule a rule.
+
+        Never for a large model on a small budget: whether a strategy fits into memory is not measured here.
+        """
         model, data = _gap(self.model_params, situation.model_params), _gap(self.n_train, situation.n_train)
         return (
             self.fits(situation)
             and situation.modality is not None
-            and situation.similar is not None
+            and (situation.similar is not None or self.similar is None)
+            and not (situation.large and situation.compute == "low")
             and model is not None
             and model <= NEAR_MODEL
             and data is not None
             and data <= NEAR_DATA
         )
 
+    def shared_seeds(self) -> frozenset[int]:
+        """Return the seeds that all settings have, settings with fewer than `MIN_SEEDS` left aside.
+
+        Scores are compared on these alone: means over different seeds are means over different rows.
+        """
+        enough = [frozenset(s.seeds) for s in self.settings if len(s.seeds) >= MIN_SEEDS]
+        return frozenset.intersection(*enough) if enough else frozenset()
+
     def best(self, strategy: str) -> Setting:
         """Return a strategy's setting with the fewest trainable parameters among those that tie with its best."""
-        mine = [setting for setting in self.settings if setting.strategy == strategy]
-        limit = max(setting.mean_valid for setting in mine) - TIE
-        return min((s for s in mine if s.mean_valid >= limit), key=lambda s: (s.trainable_params, -s.mean_valid))
+        return self._order([s for s in self.settings if s.strategy == strategy])[0]
 
     def ranked(self) -> list[Setting]:
         """Return each strategy's best setting, best valid score first; ties go to fewer trainable parameters."""
-        best = [self.best(strategy) for strategy in dict.fromkeys(s.strategy for s in self.settings)]
-        top = max(setting.mean_valid for setting in best)
-        return sorted(
-            best,
-            key=lambda s: (0, s.trainable_params) if s.mean_valid >= top - TIE else (1, -s.mean_valid),
-        )
+        return self._order([self.best(strategy) for strategy in dict.fromkeys(s.strategy for s in self.settings)])
+
+    def _order(self, settings: Sequence[Setting]) -> list[Setting]:
+        """Return settings best first; those with fewer than `MIN_SEEDS` come last, however lucky their seed."""
+        seeds = self.shared_seeds()
+
+        def few(setting: Setting) -> bool:
+            return len(setting.seeds) < MIN_SEEDS
+
+        top = max(s.mean_valid(seeds) for s in settings if few(s) == min(map(few, settings)))
+
+        def key(setting: Setting) -> tuple[bool, bool, float]:
+            ties = setting.mean_valid(seeds) >= top - TIE
+            return few(setting), not ties, setting.trainable_params if ties else -setting.mean_valid(seeds)
+
+        return sorted(settings, key=key)
 
 
 def _gap(a: float, b: float | None) -> float | None:
@@ -178,12 +210,44 @@ def load(path: Path) -> Fitted:
             raise ValueError(f"its format is {content['format']!r}")
         if content["schema"] > SCHEMA:
             raise ValueError(f"its schema {content['schema']} is newer than this version's {SCHEMA}")
-        situations = [
-            Measured(**{**entry, "settings": [Setting(**setting) for setting in entry["settings"]]})
-            for entry in content["situations"]
-        ]
+        situations = [_measured(entry) for entry in content["situations"]]
         return Fitted(content["trials"], content["newest"], situations)
     except FileNotFoundError:
         raise ValueError(f"no fitted file {str(path)!r}; `advisor fit` writes one") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError) as error:
         raise ValueError(f"{str(path)!r} is not a fitted file ({error}); `advisor fit` writes one") from None
+
+
+def _measured(entry: Mapping[str, Any]) -> Measured:
+    """Return one situation of the file; raise ValueError or TypeError where a value is not what it must be."""
+    measured = Measured(**{**entry, "settings": [Setting(**setting) for setting in entry["settings"]]})
+    for name in ("model", "task", "modality", "metric"):
+        _require(isinstance(getattr(measured, name), str), name)
+    for name in ("model_params", "n_train", "steps"):
+        _require(_is_number(getattr(measured, name)) and getattr(measured, name) > 0, name)
+    for name in ("similarity", "untouched"):
+        _require(getattr(measured, name) is None or _is_number(getattr(measured, name)), name)
+    _require(measured.similar in (True, False, None), "similar")
+    _require(bool(measured.settings), "settings")
+    for setting in measured.settings:
+        for name in ("seeds", "valid", "test"):
+            values = getattr(setting, name)
+            _require(isinstance(values, list) and all(map(_is_number, values)), name)
+            _require(len(values) == len(setting.seeds) > 0, name)
+        for name in ("trainable_params", "total_params", "train_seconds", "searched"):
+            _require(_is_number(getattr(setting, name)), name)
+        _require(isinstance(setting.strategy, str), "strategy")
+        _require(
+            isinstance(setting.trial_ids, list) and all(isinstance(i, str) for i in setting.trial_ids), "trial_ids"
+        )
+        _require(all(isinstance(getattr(setting, name), dict) for name in ("hparams", "train", "stores")), "settings")
+    return measured
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require(holds: bool, name: str) -> None:
+    if not holds:
+        raise ValueError(f"bad value of {name!r}")

@@ -41,6 +41,7 @@ def _measured(lines: list[Line], stores: Mapping[str, str]) -> Measured:
         task=first.spec.task,
         model_params=first.context["model_params"],
         n_train=first.spec.n_train,
+        steps=first.spec.train.steps,
         modality=first.context["modality"],
         metric=first.context["metric"],
         similar=None if found is None else found >= SIMILAR_FROM,

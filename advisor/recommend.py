@@ -10,6 +10,8 @@ from advisor.evidence import Fitted, Measured, Setting
 from advisor.rules import DEFAULTS, REMARKS, Remark, Verdict, decide
 from advisor.situation import QUESTIONS, Situation, describe, flag
 
+SHOWN_TRAIN_ARGS = ("lr", "steps", "batch_size", "weight_decay")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -50,7 +52,7 @@ class Recommendation:
     Attributes:
         spoke: "rules" where they decide, alone or with evidence beside them; "evidence" where near
             trials decide; "depends" where the rules need an answer that was not given.
-        comparable: Measured situations that fit what is known, nearest first.
+        comparable: Measured situations that fit what is known, near ones first, then by distance.
         leads: By how much the first is ahead of the second, and of what the rules prefer, in the
             nearest situation.
         flips: What would change the choice.
@@ -74,10 +76,13 @@ def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
     Where an unanswered question matters, every case is named instead of one being guessed.
     """
     verdicts = decide(situation)
-    comparable = sorted((m for m in fitted.situations if m.fits(situation)), key=lambda m: m.distance(situation))
-    near = [measured for measured in comparable if measured.is_near(situation)]
+    comparable = sorted(
+        (m for m in fitted.situations if m.fits(situation)),
+        key=lambda m: (not m.is_near(situation), m.distance(situation)),
+    )
+    nearest = next(iter(comparable), None)
+    near = nearest is not None and nearest.is_near(situation)
     preferred = list(dict.fromkeys(strategy for verdict in verdicts for strategy in verdict.prefer))
-    nearest = next(iter(near or comparable), None)
     measured_order = [setting.strategy for setting in nearest.ranked()] if nearest else []
 
     if near:
@@ -115,32 +120,36 @@ def _candidate(strategy: str, by_rules: bool, nearest: Measured | None) -> Candi
         trainable_percent=100 * setting.trainable_params / setting.total_params,
         train_seconds=setting.train_seconds,
     )
-    where = f"best on valid of {setting.searched} rates, {nearest.model} on {nearest.task}, {nearest.n_train} rows"
-    return Candidate(strategy, {**setting.hparams, "lr": setting.train["lr"]}, where, by_rules, estimate)
+    where = (
+        f"best on valid of {setting.searched} training settings, {nearest.model} on {nearest.task}, "
+        f"{nearest.n_train} rows"
+    )
+    training = {name: setting.train[name] for name in SHOWN_TRAIN_ARGS}
+    return Candidate(strategy, {**setting.hparams, **training}, where, by_rules, estimate)
 
 
 def _leads(measured: Measured, preferred: Sequence[str]) -> list[str]:
     """Return what separates the best strategy of a measured situation from the next and from the rules' choice."""
     first, *others = measured.ranked()
     rivals = [other for rank, other in enumerate(others) if rank == 0 or other.strategy == preferred[0]]
-    return [_lead(first, rival) for rival in rivals]
+    return [_lead(first, rival, measured.shared_seeds()) for rival in rivals]
 
 
-def _lead(first: Setting, second: Setting) -> str:
+def _lead(first: Setting, second: Setting, seeds: frozenset[int]) -> str:
     names = f"{first.strategy} - {second.strategy}"
     gap = first.ahead_of(second)
     if gap is None:
         return f"{names}: too few shared seeds for an interval"
     mean, low, high = (100 * value for value in gap)
-    settled = "settled" if low > 0 or high < 0 else "not settled by these seeds"
+    settled = "settled" if high > low and (low > 0 or high < 0) else "not settled by these seeds"
     return (
         f"{names}: {mean:+.1f} points on test, paired by seed, 95 % interval {low:+.1f} to {high:+.1f}: "
-        f"{settled}{_tie_reason(first, second)}"
+        f"{settled}{_tie_reason(first, second, seeds)}"
     )
 
 
-def _tie_reason(first: Setting, second: Setting) -> str:
-    if first.mean_valid >= second.mean_valid:
+def _tie_reason(first: Setting, second: Setting, seeds: frozenset[int]) -> str:
+    if first.mean_valid(seeds) >= second.mean_valid(seeds):
         return ""
     return f"; {first.strategy} goes first because it ties on valid with fewer trainable parameters"
 

@@ -37,6 +37,7 @@ def as_json(answer: Recommendation) -> dict[str, Any]:
                     "model": m.model,
                     "task": m.task,
                     "n_train": m.n_train,
+                    "steps": m.steps,
                     "model_params": m.model_params,
                     "modality": m.modality,
                     "similar": m.similar,
@@ -160,7 +161,7 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
     ]
     yield from _bullet(
         f"{'near' if near else 'fits the answers'}: {nearest.model} ({nearest.model_params:,.0f} parameters) on "
-        f"{nearest.task}, {nearest.n_train} rows, {nearest.modality}, {similar}"
+        f"{nearest.task}, {nearest.n_train} rows, {nearest.steps} steps, {nearest.modality}, {similar}"
         + (f" (similarity {nearest.similarity:.2f})" if nearest.similarity is not None else "")
         + (f"; {len(answer.comparable) - 1} more situations fit" if len(answer.comparable) > 1 else "")
         + ". Scores are mean ± std over seeds; `sweeper show TRIAL` shows a trial."
@@ -177,9 +178,12 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
 
 
 def _against_untouched(measured: Measured, untouched: float) -> str:
-    best = measured.ranked()[0].mean_test
-    text = f"the source model before training has test {100 * untouched:.1f}"
-    return text if best > untouched else f"{text}: better than after training with any strategy here. Leave it as it is"
+    ranked = measured.ranked()
+    above = sum(setting.mean_test > untouched for setting in ranked)
+    return (
+        f"the source model before training has test {100 * untouched:.1f}; {above} of {len(ranked)} strategies end "
+        f"above it"
+    )
 
 
 def _bullet(text: str, indent: int = 2, mark: str = "-") -> Sequence[str]:

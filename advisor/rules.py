@@ -161,7 +161,7 @@ def _reachable(situation: Situation) -> Iterator[Rule]:
 
 @dataclass(frozen=True)
 class Remark:
-    """A rule of thumb beside the decision table; ``if_`` says when, in words, where no flag asks for it."""
+    """A rule of thumb beside the decision table; where no flag asks for its condition, its text says it."""
 
     when: Mapping[str, frozenset[object]]
     text: str

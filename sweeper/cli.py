@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,10 @@ def launch(
         raise click.UsageError("--cpus is for a local Ray; a cluster at --address has its own")
     store = ResultsStore(folder, create=True)
     grid = load_grid(grid_name)
-    check_all(grid.trials)
+    try:
+        check_all(grid.trials)
+    except ValueError as error:
+        raise ValueError(f"{grid_name}: {error}") from None
     contents = store.read() if store.path.exists() else Contents()
     final = {result.trial_id for result in contents.results if result.status.is_final}
     todo = [trial for trial in grid.trials if trial.trial_id not in final]
@@ -159,9 +163,9 @@ def _print_outcome(
     rows = [result for result in store.read().results if result.trial_id in wanted]
     lines = summarise(rows)
     picture = store.path / "pictures" / f"{grid.name}.png"
+    following = _next_command(store, lines) if lines else None
     if lines:
         draw(lines, grid.question, picture)
-    following = _next_command(store, lines)
     if form == "json":
         _print_json(
             {
@@ -186,7 +190,7 @@ def _print_outcome(
             )
     if lines:
         talk.print(f"Picture: {picture}", markup=False, highlight=False, soft_wrap=True)
-    talk.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
+        talk.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _next_command(store: ResultsStore, lines: list[Line]) -> str:
@@ -194,15 +198,15 @@ def _next_command(store: ResultsStore, lines: list[Line]) -> str:
     from sweeper.summary import SIMILAR_FROM, similarity
 
     own = str(store.path) != "results"
-    fit = f"advisor fit --results {store.path}" if own else "advisor fit"
-    recommend = f"advisor recommend --fitted {store.path / 'advisor.json'}" if own else "advisor recommend"
-    if lines:
-        first = lines[0]
-        facts = first.trials[0].context
-        recommend += f" --model-params {facts['model_params']} --n-train {first.n_train} --modality {facts['modality']}"
-        found = similarity([line for line in lines if line.situation == first.situation])
-        if found is not None:
-            recommend += " --task-similar" if found >= SIMILAR_FROM else " --task-different"
+    fit = f"advisor fit --results {shlex.quote(str(store.path))}" if own else "advisor fit"
+    fitted = shlex.quote(str(store.path / "advisor.json"))
+    recommend = f"advisor recommend --fitted {fitted}" if own else "advisor recommend"
+    first = lines[0]
+    facts = first.trials[0].context
+    recommend += f" --model-params {facts['model_params']} --n-train {first.n_train} --modality {facts['modality']}"
+    found = similarity([line for line in lines if line.situation == first.situation])
+    if found is not None:
+        recommend += " --task-similar" if found >= SIMILAR_FROM else " --task-different"
     return f"{fit} && {recommend}"
 
 
@@ -277,6 +281,8 @@ def show(trial_id: str | None, folder: str, grid_name: str | None, summary: bool
     contents = read_store(folder)
     _report_damage(contents, _console(stderr=True))
     if trial_id is not None:
+        if summary or grid_name is not None or any(value is not None for value in filters.values()):
+            raise click.UsageError("TRIAL_ID names one row: leave the filters out")
         found = [result for result in contents.results if result.trial_id.startswith(trial_id)]
         if len(found) != 1:
             what = "no trial whose id begins" if not found else f"{len(found)} trials whose ids begin"
@@ -293,6 +299,8 @@ def show(trial_id: str | None, folder: str, grid_name: str | None, summary: bool
     if summary:
         lines = summarise(rows)
         _print_json(as_json(lines)) if form == "json" else print_summary(lines, _console())
+        if not lines:
+            click.echo(f"no complete trial among {len(rows)} in {folder}", err=True)
     elif form == "json":
         _print_json([row.to_dict() for row in rows])
     else:
@@ -328,6 +336,8 @@ def export(file: str, folder: str) -> None:
     path = Path(file)
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"FILE must end in .csv or .parquet, got {file!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
     contents = read_store(folder)
     _report_damage(contents, _console(stderr=True))
     frame = to_frame(contents.results)
@@ -355,7 +365,7 @@ def _console(stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     # In a pipe a table is as wide as it needs to be.
-    return Console(stderr=stderr, width=None if stream.isatty() else 200)
+    return Console(stderr=stderr, width=None if stream is not None and stream.isatty() else 200)
 
 
 def _print_json(value: Any) -> None:

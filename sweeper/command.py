@@ -11,14 +11,17 @@ import click
 def run(cli: click.Command, name: str) -> None:
     """Run a command and exit.
 
-    Codes: 0 done, 1 failed, 2 bad input, 3 some trials failed, 4 nothing feasible, 130 interrupted.
+    Codes: 0 done, 1 failed, 2 bad input, 3 some trials failed, 130 interrupted.
     """
     try:
         code = cli.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as error:
         code = error.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = 2
+    except click.ClickException as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
         code = 2
     except (KeyboardInterrupt, click.Abort):
         code = 130

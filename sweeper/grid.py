@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.models import MODELS
-from sweeper.spec import TrainArgs, TrialSpec
+from sweeper.spec import SEEDS, TrainArgs, TrialSpec
 from sweeper.strategies import STRATEGIES, hparams_of
 from sweeper.suggest import no_such
 from sweeper.tasks import TASKS
@@ -53,7 +53,10 @@ def load_grid(name_or_path: str) -> Grid:
             raise ValueError(f"no grid file {name_or_path!r}. Shipped grids: {', '.join(sorted(shipped))}")
     try:
         return parse_grid(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:  # TOML's own errors are ValueErrors: a duplicate key is one
+    except OSError as error:
+        raise ValueError(f"{name_or_path}: {error.strerror}") from None
+    # TOML's own errors are ValueErrors, a duplicate key among them; the others are values beyond all measure.
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path.name if name_or_path in shipped else name_or_path}: {error}") from None
 
 
@@ -70,11 +73,15 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
     if missing:
         raise ValueError(f"the grid has no {' and no '.join(missing)}. Example: {SHIPPED / 'smoke.toml'}")
 
+    if not isinstance(content["question"], str) or not content["question"].strip():
+        raise ValueError(f"question must be a text, got {content['question']!r}")
     models = _names("model", content["models"], MODELS)
     tasks = _names("task", content["tasks"], TASKS)
-    seeds = [_whole("seeds", seed, 0) for seed in _as_list(content.get("seeds", [0, 1, 2]))]
-    sizes = [_whole("n_train", size, 1) for size in _as_list(content.get("n_train", []))]
+    seeds = _whole_numbers("seeds", content.get("seeds", [0, 1, 2]), 0)
+    sizes = _whole_numbers("n_train", content["n_train"], 1) if "n_train" in content else []
     train = content.get("train", {})
+    if not isinstance(train, dict):
+        raise ValueError(f"train must be a table, got {train!r}")
     for key in train:
         if key not in TRAIN_KEYS:
             raise no_such("key", key, TRAIN_KEYS, " in [train]")
@@ -97,7 +104,9 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
     A training argument in the strategy's own table replaces the one of [train].
     """
     entry = dict(entry)
-    name = entry.pop("name", None)
+    if not isinstance(entry.get("name"), str):
+        raise ValueError(f"each of [[strategies]] needs a name, got {entry.get('name')!r}")
+    name = entry.pop("name")
     if name not in STRATEGIES:
         raise no_such("strategy", name, STRATEGIES)
     strategy = STRATEGIES[name]
@@ -124,12 +133,18 @@ def _names(kind: str, value: Any, table: Mapping[str, object]) -> Sequence[str]:
     if not names:
         raise ValueError(f"{kind}s is an empty list")
     for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"{kind}s must hold names, got {name!r}")
         if name not in table:
             raise no_such(kind, name, table)
     return names
 
 
-def _whole(key: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{key} must hold whole numbers of at least {least}, got {value!r}")
-    return value
+def _whole_numbers(key: str, value: Any, least: int) -> list[int]:
+    numbers = _as_list(value)
+    if not numbers:
+        raise ValueError(f"{key} is an empty list: nothing would run")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int) or not least <= number < SEEDS:
+            raise ValueError(f"{key} must hold whole numbers of at least {least}, got {number!r}")
+    return list(numbers)

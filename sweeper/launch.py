@@ -144,12 +144,18 @@ def launch(
     Raises:
         OSError: a row could not be written. What the store holds is intact.
         ConnectionError: there is no Ray cluster at ``address``.
+        ValueError: a pack is to take more GPUs than there are, or a share that Ray cannot give.
     """
+    if gpus_per_trial is not None and not (0 <= gpus_per_trial <= 1 or float(gpus_per_trial).is_integer()):
+        raise ValueError(f"--gpus-per-trial must be a share of one GPU or a whole number, got {gpus_per_trial:g}")
     packs = _spread_seeds(make_packs(trials, pack_size))
     provenance = {**code(), "grid": grid}
     with _ray(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
+        gpus = ray.cluster_resources().get("GPU", 0.0)
         if gpus_per_trial is None:
-            gpus_per_trial = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+            gpus_per_trial = 1.0 if gpus else 0.0
+        if gpus_per_trial > gpus:  # Ray would wait for them for ever
+            raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} cannot be met: there are {gpus:g} GPUs")
         plain = [[spec.to_dict() for spec in pack] for pack in packs]
         trainable = tune.with_parameters(PackTrial, packs=plain, provenance=provenance)
         to_store = _ToStore(packs, store, listener, provenance)

@@ -120,11 +120,22 @@ class MemberCopies(nn.Module):
 
     def __init__(self, base: nn.Module, members: int) -> None:
         super().__init__()
+        if members > 1 and any(isinstance(module, MEMBER_LAYERS) for module in base.modules()):
+            raise CannotPackError(
+                f"{type(base).__name__} has parameters of its own beside layers that are already packed"
+            )
         self.copies = nn.ModuleList(copy.deepcopy(base) for _ in range(members))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(members * batch, ...)`` as the base module does."""
         return torch.cat([module(part) for module, part in zip(self.copies, x.chunk(len(self.copies)), strict=True)])
+
+
+MEMBER_LAYERS = (MemberLinear, MemberConv2d, MemberLayerNorm, MemberEmbedding, MemberCopies)
+
+
+class CannotPackError(ValueError):
+    """These trials cannot train in one pass; each alone can."""
 
 
 def member_of(name: str) -> int | None:
@@ -138,7 +149,7 @@ def widen(module: nn.Module, members: int) -> nn.Module:
 
     Modules that already carry the member axis are left as they are; containers are changed in place.
     """
-    if isinstance(module, MemberLinear | MemberConv2d | MemberLayerNorm | MemberEmbedding | MemberCopies):
+    if isinstance(module, MEMBER_LAYERS):
         wide = module
     elif type(module) is nn.Linear:
         wide = MemberLinear(module, members)

@@ -11,7 +11,7 @@ Labels = Sequence[int]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number in a row means. Ranking, tables and plots ask here for its direction.
+    """What a number in a row means.
 
     ``compute`` is there for scores of predictions alone: ``compute(true labels, predicted labels)``.
     """
@@ -81,19 +81,3 @@ METRICS: dict[str, Metric] = {
     "total_params": Metric("all parameters, those the strategy added included", "parameters", "lower"),
     "saved_bytes": Metric("bytes of the trained parameters: what must be kept for the task", "bytes", "lower"),
 }
-
-
-def unit_of_better(name: str) -> int:
-    """Return +1 where higher is better and -1 where lower is.
-
-    Raises:
-        ValueError: the number has no better direction, or is unknown.
-    """
-    metric = METRICS.get(name)
-    if metric is None or metric.better is None:
-        raise ValueError(f"{name!r} has no better direction. With one: {', '.join(_directed())}")
-    return 1 if metric.better == "higher" else -1
-
-
-def _directed() -> list[str]:
-    return [name for name, metric in METRICS.items() if metric.better]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 from sweeper.spec import TrialSpec
 from sweeper.strategies import STRATEGIES
@@ -21,17 +22,23 @@ def pack_key(spec: TrialSpec) -> str:
     for name in PER_MEMBER_TRAIN_ARGS:
         del shared["train"][name]
     for name in STRATEGIES[spec.strategy].per_member:
-        del shared["hparams"][name]
+        shared["hparams"].pop(name, None)
     return json.dumps(shared, sort_keys=True)
 
 
 def make_packs(specs: Sequence[TrialSpec], size: int) -> list[list[TrialSpec]]:
-    """Return the trials in packs of at most ``size``, evenly filled, in the order of their first trial."""
+    """Return the trials in packs of at most ``size``, evenly filled, in the order of their first trial.
+
+    Trials alike in the strategy's own settings stay together: a pack costs what its largest rank costs.
+    """
     groups: dict[str, list[TrialSpec]] = {}
     for spec in specs:
         groups.setdefault(pack_key(spec), []).append(spec)
     packs = []
     for group in groups.values():
+        own = sorted(STRATEGIES[group[0].strategy].per_member)
+        group.sort(key=lambda spec: [(n, type(v).__name__, v) for n in own if (v := spec.hparams.get(n)) is not None])
         count = -(-len(group) // size)
-        packs += [group[i::count] for i in range(count)]
+        bounds = [round(len(group) * i / count) for i in range(count + 1)]
+        packs += [group[a:b] for a, b in pairwise(bounds)]
     return packs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,17 +56,19 @@ def draw(lines: Sequence[Line], title: str, path: Path) -> None:
         if untouched:
             name = "source model,\nbefore training"
             handles[name] = axis.axhline(100 * untouched.mean, linestyle="--", color="grey")
-        model, task, n_train = situation
+        model, task, n_train, steps = situation
         seeds = max(len(line.trials) for line in here)
         axis.set_xscale("log")
-        axis.set_title(f"{model} on {task}, {n_train} rows, {seeds} seeds", fontsize=9)
+        metric = here[0].trials[0].context["metric"].replace("_", " ")
+        axis.set_title(
+            f"{model} on {task}: {metric}\n{n_train} rows, {steps} steps, {seeds} seeds", fontsize=9, parse_math=False
+        )
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(situations) :]:
         axis.set_visible(False)
-    metric = lines[0].trials[0].context["metric"].replace("_", " ")
     figure.supxlabel("trainable parameters", fontsize=10)
-    figure.supylabel(f"test {metric}, per cent (mean ± std over seeds)", fontsize=10)
-    figure.suptitle(title, fontsize=11, wrap=True)
+    figure.supylabel("test score, per cent (mean ± std over seeds)", fontsize=10)
+    figure.suptitle(textwrap.fill(title, 50 * columns), fontsize=11, parse_math=False)
     figure.legend([*handles.values()], [*handles], loc="outside right upper", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

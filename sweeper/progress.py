@@ -74,8 +74,13 @@ class SweepProgress:
 
     def text(self) -> str:
         """Return the progress in one line."""
-        failed = self.done - self.counts.get(Status.COMPLETE, 0)
+        failed = sum(count for status, count in self.counts.items() if not status.is_final)
         parts = [f"{self.done}/{self.total} trials", f"{max(self.running, 0)} running", f"{failed} failed"]
+        parts += [
+            f"{count} {status.value.replace('_', ' ')}"
+            for status, count in self.counts.items()
+            if status.is_final and status is not Status.COMPLETE
+        ]
         if self.best is not None:
             spec = self.best.spec
             parts.append(f"best valid {self.best.metrics['valid_score']:.3f} ({spec.strategy}, lr {spec.train.lr:g})")

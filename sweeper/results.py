@@ -74,6 +74,9 @@ class ResultsStore:
                 raise ValueError(
                     f"no results store at {str(self.path)!r}. `sweeper launch --grid smoke` makes one in results/"
                 )
+            parent = next(folder for folder in self.path.absolute().parents if folder.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                raise ValueError(f"no results store can be made at {str(self.path)!r}: {str(parent)!r} takes no folder")
         elif not self.path.is_dir() or any(self.path.iterdir()):
             raise ValueError(
                 f"{str(self.path)!r} is not a results store (it has no {MARKER}). "
@@ -87,7 +90,7 @@ class ResultsStore:
         try:
             content = json.loads(marker.read_text(encoding="utf-8"))
             found, schema = content["format"], int(content["schema"])
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
             raise ValueError(f"{str(self.path)!r} is not a results store: {MARKER} is not readable ({error})") from None
         if found != FORMAT:
             raise ValueError(f"{str(self.path)!r} is not a results store: its format is {found!r}, not {FORMAT!r}")
@@ -143,7 +146,7 @@ class ResultsStore:
     def read(self) -> Contents:
         """Return the newest row of each trial in this folder, and what was damaged."""
         contents = Contents()
-        newest: dict[str, tuple[str, TrialResult]] = {}
+        newest: Newest = {}
         _read_folder(self.path, newest, contents)
         contents.results = [result for _, result in newest.values()]
         return contents
@@ -160,27 +163,37 @@ def read_store(path: str | Path) -> Contents:
     """
     root = ResultsStore(path)
     contents = Contents()
-    newest: dict[str, tuple[str, TrialResult]] = {}
+    newest: Newest = {}
     nested = sorted(marker.parent for marker in root.path.rglob(MARKER) if marker.parent != root.path)
-    for folder in [root.path, *nested]:
-        _read_folder(ResultsStore(folder).path, newest, contents)
+    _read_folder(root.path, newest, contents)
+    for folder in nested:
+        try:
+            _read_folder(ResultsStore(folder).path, newest, contents)
+        except ValueError as error:
+            contents.damage.append(Damage(folder / MARKER, 1, str(error)))
     contents.results = [result for _, result in newest.values()]
     return contents
 
 
-def _read_folder(folder: Path, newest: dict[str, tuple[str, TrialResult]], contents: Contents) -> None:
-    """Add the rows of one folder to ``newest`` (id -> time and row) and its damage to ``contents``."""
+def _read_folder(folder: Path, newest: Newest, contents: Contents) -> None:
+    """Add the rows of one folder to ``newest`` and its damage to ``contents``."""
     for file in sorted(folder.glob("*.jsonl")):
-        for number, line in _lines(file):
+        try:
+            lines = list(_lines(file))
+        except OSError as error:
+            contents.damage.append(Damage(file, 0, f"not to be read ({error.strerror})"))
+            continue
+        for number, line in lines:
             try:
                 result = _decode(line)
             except ValueError as error:
                 contents.damage.append(Damage(file, number, str(error)))
                 continue
-            time = str(result.provenance.get("recorded_at", ""))
+            # A trial that is done stays done: a crash of a later or parallel launch does not undo it.
+            rank = (result.status.is_final, str(result.provenance.get("recorded_at", "")))
             known = newest.get(result.trial_id)
-            if known is None or time >= known[0]:
-                newest[result.trial_id] = (time, result)
+            if known is None or rank >= known[0]:
+                newest[result.trial_id] = (rank, result)
                 contents.stores[result.trial_id] = str(folder)
 
 
@@ -189,6 +202,10 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(handle, start=1):
             if line.strip():
                 yield number, line
+
+
+# Trial id -> the row that counts so far, and what it won by: whether it is final, and when it was made.
+Newest = dict[str, tuple[tuple[bool, str], TrialResult]]
 
 
 def _encode(result: TrialResult) -> bytes:
@@ -216,7 +233,7 @@ def _decode(line: bytes) -> TrialResult:
             raise ValueError(f"the row has schema {schema}, this version reads up to {SCHEMA}")
         del row["crc32"]
         return TrialResult.from_dict(row)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"not a row of schema {SCHEMA} ({type(error).__name__}: {error})") from None
 
 

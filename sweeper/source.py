@@ -53,10 +53,8 @@ def source_weights(model: LoadedModel, rows: Split, train: TrainArgs) -> dict[st
         plain = {name: value.shape for name, value in model.network.state_dict().items()}
         train_pack(model, [Full()], [train], [rows], [rows], "accuracy")
         # Without the member axis, under the same names: Full wakes every layer in its place.
-        weights = {
-            name: value.detach().cpu().reshape(plain[name]).contiguous()
-            for name, value in model.network.state_dict().items()
-        }
+        trained = {name.replace("copies.0.", ""): value for name, value in model.network.state_dict().items()}
+        weights = {name: value.detach().cpu().reshape(plain[name]).contiguous() for name, value in trained.items()}
         temporary = folder / f"{key}.{secrets.token_hex(4)}.tmp"
         save_file(weights, temporary)
         temporary.replace(file)
@@ -67,5 +65,5 @@ def _key(model: LoadedModel, rows: Split, train: TrainArgs) -> str:
     digest = hashlib.sha256(json.dumps([RECIPE, asdict(train), model.seeds], sort_keys=True).encode())
     for name, value in [*sorted(model.network.state_dict().items()), ("x", rows.x), ("y", rows.y)]:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]

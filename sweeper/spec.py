@@ -14,6 +14,10 @@ from typing import Any
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
+MOST = 2**31  # steps and rows beyond this are a mistyped number
+SEEDS = 2**63  # what every table format can hold
+
+
 class Status(StrEnum):
     """How a trial ended."""
 
@@ -52,8 +56,8 @@ class TrainArgs:
             object.__setattr__(self, name, float(value))
         for name in ("batch_size", "steps"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < MOST:
+                raise ValueError(f"{name} must be a whole number from 1 to {MOST - 1}, got {value!r}")
         if self.lr <= 0:
             raise ValueError(f"lr must be above 0, got {self.lr}")
         if self.weight_decay < 0:
@@ -92,6 +96,20 @@ class TrialSpec:
         """16 hex digits of the SHA-256 of the contents: equal specs share it, on every machine."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# What tables, pictures and the advisor may count on in a complete row.
+ALWAYS = {
+    "metrics": (
+        "valid_score",
+        "test_score",
+        "trainable_params",
+        "total_params",
+        "train_seconds",
+        "peak_memory_bytes",
+    ),
+    "context": ("modality", "metric", "model_params", "memory_kind"),
+}
 
 
 @dataclass(frozen=True)
@@ -137,10 +155,19 @@ class TrialResult:
         """Return the row that `to_dict` wrote.
 
         Raises:
-            ValueError: The stored id is not the id of the stored spec.
+            ValueError: The stored id is not the id of the stored spec, or a complete row lacks what every
+                complete row has.
         """
         data = dict(data)
         stored_id = data.pop("trial_id")
+        for name in ("metrics", "context", "provenance"):
+            if not isinstance(data[name], Mapping):
+                raise ValueError(f"{name} is not an object")
+        if data["status"] == Status.COMPLETE:
+            for group, names in ALWAYS.items():
+                missing = [name for name in names if data[group].get(name) is None]
+                if missing:
+                    raise ValueError(f"a complete row without {', '.join(missing)}")
         spec = TrialSpec.from_dict(data["spec"])
         if spec.trial_id != stored_id:
             raise ValueError(f"trial_id {stored_id} does not belong to this spec, whose id is {spec.trial_id}")

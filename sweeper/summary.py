@@ -32,7 +32,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Line:
-    """One strategy with one set of hyperparameters on one model, task and number of rows.
+    """One strategy with one set of hyperparameters on one model, task, number of rows and budget.
 
     Attributes:
         train: The training arguments that had the best mean valid score over seeds, all others being
@@ -60,9 +60,14 @@ class Line:
         return statistics.fmean(trial.metrics[metric] for trial in self.trials)
 
     @property
-    def situation(self) -> tuple[str, str, int]:
-        """What may be compared within: model, task, number of rows."""
-        return self.model, self.task, self.n_train
+    def steps(self) -> int:
+        """The budget: optimizer steps of each trial."""
+        return int(self.train["steps"])
+
+    @property
+    def situation(self) -> tuple[str, str, int, int]:
+        """What may be compared within: model, task, number of rows, and the budget in steps."""
+        return self.model, self.task, self.n_train, self.steps
 
 
 def summarise(results: Iterable[TrialResult]) -> list[Line]:
@@ -74,7 +79,8 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
     groups: dict[str, dict[str, list[TrialResult]]] = {}
     for result in results:
         spec = result.spec
-        line = json.dumps([spec.model, spec.task, spec.n_train, spec.strategy, dict(spec.hparams)], sort_keys=True)
+        same = [spec.model, spec.task, spec.n_train, spec.train.steps, spec.strategy, dict(spec.hparams)]
+        line = json.dumps(same, sort_keys=True)
         setting = json.dumps(spec.to_dict()["train"], sort_keys=True)
         group = groups.setdefault(line, {}).setdefault(setting, [])
         if result.status is Status.COMPLETE:

@@ -139,7 +139,7 @@ def _summary(here: Sequence[Line], dropped: Sequence[str]) -> Table:
     """Return the table of one situation."""
     first = here[0]
     metric = first.trials[0].context["metric"].replace("_", " ")
-    title = f"{first.model} on {first.task}, {first.n_train} training rows, {metric}"
+    title = f"{first.model} on {first.task}, {first.n_train} training rows, {first.steps} steps, {metric}"
     table = Table(title=title, title_justify="left", box=None)
     shown = [heading for heading in SUMMARY if heading not in dropped]
     _add_columns(table, ("strategy", "settings"), shown)

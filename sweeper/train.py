@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 
 from sweeper.members import member_of
 from sweeper.metrics import METRICS
@@ -64,10 +65,15 @@ def predict(model: LoadedModel, splits: Sequence[Split]) -> list[list[int]]:
     device = next(model.network.parameters()).device
     rows = max(1, EVAL_ROWS // len(splits))
     parts = []
+    # Scored rows must not enter running statistics, nor be dropped out.
+    training = [module for module in model.network.modules() if module.training]
+    model.network.eval()
     with torch.inference_mode():
         for start in range(0, len(splits[0]), rows):
             x = torch.cat([split.x[start : start + rows] for split in splits])
             parts.append(model.logits(x.to(device)).argmax(-1).cpu())
+    for module in training:
+        module.training = True
     return torch.cat(parts, dim=1).tolist()
 
 
@@ -122,13 +128,13 @@ def train_pack(
     ]
     points = {round(train.steps * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)}
     losses: list[Tensor] = []
+    ever_trained: dict[int, Parameter] = {}
     step, shares, seconds, first_seconds = 0, 0.0, 0.0, 0.0
 
     for stage in strategies[0].adapt(model, strategies):
         model.network.to(device)
         optimizer = optimizer_for(model, stage, trains)
-        for k, member in enumerate(trained):
-            member.trainable_params = max(member.trainable_params, model.trainable_params(k))
+        ever_trained.update({id(p): p for p in model.trainable().values()})
         shares += stage.share
         for _ in range(stage_steps(shares, step, train.steps)):
             started = time.perf_counter()
@@ -156,9 +162,23 @@ def train_pack(
     # The first step also pays for allocation and kernel choice: count it as an average one.
     if step > 1:
         seconds = (seconds - first_seconds) * step / (step - 1)
-    for member in trained:
+    finite = _all_finite(model, len(trained))
+    for k, member in enumerate(trained):
         member.train_seconds = seconds / len(trained)
+        member.trainable_params = model.params_of(k, ever_trained.values())
+        if not finite[k] and not member.diverged:
+            member.diverged = f"the weights were not finite after step {step}"
     return trained
+
+
+def _all_finite(model: LoadedModel, members: int) -> list[bool]:
+    """Return for each member whether all its trained weights are finite: the last update has no loss after it."""
+    finite = torch.ones(members, dtype=torch.bool)
+    for name, p in model.trainable().items():
+        member = member_of(name)
+        mine = p.detach().isfinite().reshape(1 if member is not None else members, -1).all(1).cpu()
+        finite[slice(None) if member is None else slice(member, member + 1)] &= mine
+    return finite.tolist()
 
 
 def _add_point(trained: list[Trained], step: int, seconds: float, losses: Tensor, scores: list[float]) -> None:

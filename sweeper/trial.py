@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
 from sweeper.models import MODELS, LoadedModel
 from sweeper.pack import make_packs
@@ -55,6 +56,10 @@ def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[
     """
     try:
         return _run(specs, provenance)
+    except CannotPackError as error:
+        if len(specs) > 1:
+            return [row for spec in specs for row in run_pack([spec], provenance)]
+        status, reason = Status.FAILED, _one_line(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
         status, reason = Status.OUT_OF_MEMORY, _one_line(error)
     except Exception as error:  # a crash of one pack must not end the sweep

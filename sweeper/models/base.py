@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -91,10 +91,6 @@ class LoadedModel:
         parent, _, name = path.rpartition(".")
         setattr(self.network.get_submodule(parent), name, module)
 
-    def freeze(self) -> None:
-        """Freeze every parameter."""
-        self.network.requires_grad_(False)
-
     def wake(self, path: str) -> None:
         """Let everything at a path train, each member its own copy; the empty path is the whole network."""
         module = widen(self.get(path), self.members)
@@ -157,15 +153,21 @@ class LoadedModel:
         """
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
+    def params_of(self, member: int, tensors: Iterable[nn.Parameter]) -> int:
+        """Return how many parameters of these tensors are one member's, padding left out."""
+        chosen = {id(p): p for p in tensors}
+        own = 0
+        for module in self.switches:
+            mine = [id(p) for p in module.own_parameters()]
+            if all(p in chosen for p in mine):
+                own += module.own_params(member)
+                for p in mine:
+                    del chosen[p]
+        return own + sum(p.numel() for p in chosen.values()) // self.members
+
     def trainable_params(self, member: int) -> int:
         """Return how many parameters of a member train now."""
-        added = {id(p) for module in self.switches for p in module.own_parameters()}
-        stacked = sum(p.numel() for p in self.trainable().values() if id(p) not in added)
-        return stacked // self.members + sum(
-            module.own_params(member)
-            for module in self.switches
-            if all(p.requires_grad for p in module.own_parameters())
-        )
+        return self.params_of(member, self.trainable().values())
 
     def total_params(self, member: int) -> int:
         """Return how many parameters the loaded network and a member's additions have."""

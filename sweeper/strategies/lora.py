@@ -50,6 +50,8 @@ class Lora:
         check_whole("lora.rank", self.rank)
         object.__setattr__(self, "alpha", check_above_zero("lora.alpha", self.alpha))
         object.__setattr__(self, "b_rate", check_above_zero("lora.b_rate", self.b_rate))
+        if not isinstance(self.targets, str):
+            raise ValueError(f"lora.targets must be roles joined by '+', got {self.targets!r}")
         if self.scaling not in SCALINGS:
             raise ValueError(f"lora.scaling must be one of {', '.join(SCALINGS)}, got {self.scaling!r}")
 

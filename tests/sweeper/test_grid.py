@@ -69,6 +69,22 @@ def test_what_is_listed_twice_runs_once(tmp_path: Path) -> None:
         ('models = ["mlp"]', "models = []", "models is an empty list"),
         ('question = "Does it work?"', "", "the grid has no question"),
         ("[train]", "[train", "(?i)expected|end of"),
+        ("seeds = [0, 1]", "seeds = []", "seeds is an empty list"),
+        ("seeds = [0, 1]", "n_train = []", "n_train is an empty list"),
+        ("seeds = [0, 1]", f"seeds = [{10**30}]", "seeds must hold whole numbers"),
+        ("steps = 10", f"steps = {10**20}", "steps must be a whole number from 1 to"),
+        ("lr = 1e-4", f"lr = {10**400}", "too large|lr"),
+        ("lr = 1e-4", f"lr = {'[' * 3000}{']' * 3000}", "(?i)recursion|lr"),
+        ("lr = 1e-4", "lr = nan", "lr must be a finite number, got nan"),
+        ("lr = 1e-4", "lr = 2026-01-01", "lr must be a finite number"),
+        ("rank = [1, 2]", "targets = 5", "lora.targets must be roles joined by '.', got 5"),
+        ("rank = [1, 2]", "targets = [['all']]", "lora.targets must be roles"),
+        ('models = ["mlp"]', 'models = [["mlp"]]', "models must hold names, got .'mlp'."),
+        ('models = ["mlp"]', "models = {a = 1}", "models must hold names"),
+        ('name = "full"', 'name = ["full", "lora"]', "needs a name, got"),
+        ('name = "full"', "", "needs a name, got None"),
+        ('question = "Does it work?"', "question = 5", "question must be a text, got 5"),
+        ("[train]", "[trian]", "no key named 'trian' in a grid. Did you mean 'train'"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -78,6 +94,15 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) ->
         load_grid(grid_file(tmp_path, text))
     assert str(tmp_path / "mine.toml") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_or_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
+    for name in ("folder.toml", "binary.toml"):
+        with pytest.raises(ValueError, match=name) as caught:
+            load_grid(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +16,7 @@ import pytest
 
 import sweeper
 from sweeper.results import MARKER, ResultsStore, read_store, to_frame
-from sweeper.spec import TrialResult
+from sweeper.spec import Status, TrialResult
 from tests import small
 
 
@@ -144,6 +146,45 @@ def test_a_full_disk_is_an_error_and_costs_no_earlier_row(
     assert ids(tmp_path / "s") == sorted(stored)
 
 
+def test_a_done_trial_is_not_undone_by_a_later_crash(tmp_path: Path) -> None:
+    done, crashed = small.row(when="2026-01-01"), replace(small.row(when="2026-02-02"), status=Status.FAILED)
+    fill(tmp_path / "s", [done, crashed])
+    assert ResultsStore(tmp_path / "s").read().results == [done]
+    fill(tmp_path / "other", [crashed, done])
+    assert ResultsStore(tmp_path / "other").read().results == [done]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("metrics", None), ("provenance", None), ("metrics", {"valid_score": 0.5}), ("context", {}), ("spec", [])],
+)
+def test_a_row_of_another_shape_is_set_aside(tmp_path: Path, name: str, value: object) -> None:
+    content = {"schema": 1, **small.row().to_dict(), name: value}
+    body = json.dumps(content, separators=(",", ":")).encode()[:-1]
+    file = fill(tmp_path / "s", [small.row(seed=1)])
+    file.write_bytes(file.read_bytes() + body + b',"crc32":"%08x"}\n' % zlib.crc32(body))
+    contents = read_store(tmp_path / "s")
+    assert len(contents.results) == 1
+    assert len(contents.damage) == 1
+
+
+def test_a_file_that_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
+    fill(tmp_path / "s", [small.row()])
+    (tmp_path / "s" / "folder.jsonl").mkdir()
+    (tmp_path / "s" / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "s" / "newer").mkdir()
+    (tmp_path / "s" / "newer" / MARKER).write_text('{"format": "sweeper-results", "schema": 99}')
+    contents = read_store(tmp_path / "s")
+    assert len(contents.results) == 1
+    assert len(contents.damage) == 3
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="takes no folder"):
+        ResultsStore(tmp_path / "file" / "store", create=True)
+
+
 def test_opening_and_reading_write_nothing(tmp_path: Path) -> None:
     ResultsStore(tmp_path / "s", create=True).append([])
     assert not (tmp_path / "s").exists()
@@ -163,6 +204,8 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path: Path, create: bool) -> N
     [
         ("", "not readable"),
         ("[]", "not readable"),
+        ("[" * 100_000, "not readable"),
+        ('{"format": "sweeper-results", "schema": Infinity}', "not readable"),
         ('{"format": "parquet", "schema": 1}', "its format is 'parquet'"),
         ('{"format": "sweeper-results", "schema": 2}', "schema 2, this version reads up to 1"),
     ],

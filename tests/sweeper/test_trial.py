@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
 
 from sweeper import source, trial
+from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
+from sweeper.models.base import LoadedModel, seeded
 from sweeper.pack import make_packs, pack_key
 from sweeper.spec import Status, TrainArgs, TrialSpec
-from sweeper.strategies import STRATEGIES, hparams_of
+from sweeper.strategies import STRATEGIES, Stage, hparams_of
 from sweeper.tasks import TASKS, Split, digits
-from sweeper.train import batches, schedule
+from sweeper.train import batches, predict, schedule, train_pack
 from tests import small
 
 
@@ -122,16 +126,102 @@ def test_a_crash_is_a_row_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_packs_hold_what_may_train_together() -> None:
     specs = [
-        *(small.spec("lora", seed=seed, rank=rank, lr=lr) for seed in (0, 1) for rank in (1, 2) for lr in (1e-3, 1e-2)),
+        *(
+            small.spec("lora", seed=seed, rank=rank, lr=lr)
+            for seed in (0, 1)
+            for lr in (1e-3, 1e-2)
+            for rank in (1, 16)
+        ),
+        small.spec("lora", rank=16, scaling="rslora"),
         small.spec("lora", targets="linear"),
         small.spec("full"),
     ]
     packs = make_packs(specs, 3)
-    assert sorted(map(len, packs)) == [1, 1, 2, 2, 2, 2]
+    assert sorted(map(len, packs)) == [1, 1, 2, 2, 2, 3]
     assert {spec.trial_id for pack in packs for spec in pack} == {spec.trial_id for spec in specs}
     for pack in packs:
         assert len({pack_key(spec) for spec in pack}) == 1
         assert len({spec.seed for spec in pack}) == 1
+        assert len({spec.hparams.get("rank") for spec in pack}) == 1, "a small rank does not pay for a large one"
+
+
+def test_parameters_that_train_in_any_stage_are_counted_once() -> None:
+    class HeadThenBlock:
+        """Train the head, then the last block instead."""
+
+        name = "head_then_block"
+        per_member: frozenset[str] = frozenset()
+
+        def adapt(self, model: LoadedModel, members: object) -> Iterator[Stage]:
+            model.wake(model.head)
+            yield Stage(0.5)
+            model.get(model.head).requires_grad_(False)
+            model.wake(model.blocks[-1])
+            yield Stage(0.5)
+
+    rows = small.data()
+    strategy = HeadThenBlock()
+    trained = train_pack(
+        small.model("mlp", [0, 1]),
+        [strategy, strategy],  # type: ignore[list-item]
+        [small.train_args(0), small.train_args(1)],
+        [rows.splits["train"]] * 2,
+        [rows.splits["valid"]] * 2,
+        "accuracy",
+    )
+    assert [member.trainable_params for member in trained] == [(32 * 10 + 10) + (64 * 32 + 32)] * 2
+
+
+def test_divergence_in_the_last_update_is_seen() -> None:
+    spec = small.spec("full")
+    wild = replace(spec, train=TrainArgs(lr=1e38, steps=1))
+    (row,) = trial.run_pack([wild], {})
+    assert row.status is Status.DIVERGED
+    assert row.error == "the weights were not finite after step 1"
+
+
+class Normalised(nn.Module):
+    """A network with running statistics and a parameter of its own beside its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())])
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks[0](x.flatten(1))) * self.scale
+
+
+def build_normalised(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+    network = seeded(seed, Normalised)
+    return LoadedModel(network, "head", ("blocks.0",), (16,), {"blocks.0.0": "linear"})
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_model_from_outside_with_running_statistics_works(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trial.MODELS, "normalised", build_normalised)
+    hparams = {"gradual_unfreeze": {"blocks": 1}}.get(strategy, {})
+    specs = [replace(small.spec(strategy, lr=lr, **hparams), model="normalised") for lr in (1e-3, 1e-2)]
+    for row in trial.run_pack(specs, {}):
+        assert row.status is Status.COMPLETE, row.error
+
+
+def test_scoring_leaves_running_statistics_alone() -> None:
+    model = build_normalised((1, 8, 8), 10, 0)
+    model.wake("")
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    predict(model, [small.data().splits["valid"]])
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
+    assert any(module.training for module in model.network.modules()), "what trains is still training"
+
+
+def test_what_cannot_train_in_one_pass_trains_alone() -> None:
+    model = build_normalised((1, 8, 8), 10, 0)
+    model.seeds = (0, 1)
+    model.wake_fresh_head()
+    with pytest.raises(CannotPackError, match="Normalised has parameters of its own"):
+        model.wake("")
 
 
 def test_a_source_model_is_trained_once_and_made_again_if_the_cache_is_damaged(
