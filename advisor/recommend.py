@@ -10,8 +10,6 @@ from advisor.evidence import Fitted, Measured, Setting
 from advisor.rules import DEFAULTS, REMARKS, Remark, Verdict, decide
 from advisor.situation import QUESTIONS, Situation, describe, flag
 
-SHOWN_TRAIN_ARGS = ("lr", "steps", "batch_size", "weight_decay")
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -124,7 +122,9 @@ def _candidate(strategy: str, by_rules: bool, nearest: Measured | None) -> Candi
         f"best on valid of {setting.searched} training settings, {nearest.model} on {nearest.task}, "
         f"{nearest.n_train} rows"
     )
-    training = {name: setting.train[name] for name in SHOWN_TRAIN_ARGS}
+    training = {name: setting.train[name] for name in ("lr", "steps", "batch_size", "weight_decay")}
+    if not training["weight_decay"]:
+        del training["weight_decay"]
     return Candidate(strategy, {**setting.hparams, **training}, where, by_rules, estimate)
 
 

@@ -91,13 +91,13 @@ def _headline(answer: Recommendation) -> Iterator[str]:
         yield "It depends on what was not said:"
         for verdict in answer.verdicts:
             flags = " ".join(flag(question, answers[0]) for question, answers in verdict.given.items())
-            yield f"  {_given(verdict)}: {' or '.join(verdict.prefer)}   ({flags})"
+            yield from _bullet(f"{_given(verdict)}: {' or '.join(verdict.prefer)} ({flags})")
         return
     if answer.spoke == "rules":
         yield f"{' or '.join(answer.verdicts[0].prefer)}, by the rules."
         return
     first = answer.candidates[0]
-    yield f"{first.strategy} ({_settings(first.settings)}), by trials of a near situation."
+    yield from _bullet(f"{first.strategy} ({_settings(first.settings)}), by trials of a near situation.", 0, mark="")
     prefer = answer.verdicts[0].prefer
     if len(answer.verdicts) == 1 and first.strategy not in prefer:
         tried = any(c.estimate is not None for c in answer.candidates if c.strategy in prefer)
@@ -124,7 +124,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def _candidate(rank: int, candidate: Candidate) -> Iterator[str]:
     mark = " [rules]" if candidate.by_rules else ""
-    yield f"{rank:2}. {candidate.strategy}{mark}: {_settings(candidate.settings)}"
+    yield from _bullet(f"{candidate.strategy}{mark}: {_settings(candidate.settings)}", indent=0, mark=f"{rank:2}.")
     estimate = candidate.estimate
     if estimate is None:
         yield from _bullet(f"settings: {candidate.settings_from}; no trial", indent=4, mark="")
@@ -188,4 +188,11 @@ def _against_untouched(measured: Measured, untouched: float) -> str:
 
 def _bullet(text: str, indent: int = 2, mark: str = "-") -> Sequence[str]:
     first = " " * indent + (f"{mark} " if mark else "")
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_long_words=False)
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -86,6 +86,12 @@ def test_without_comparable_trials_the_rules_speak_alone_and_say_so(situation: S
     assert "none of the 6 stored trials is comparable: the rules speak alone" in " ".join(as_text(answer).split())
 
 
+@pytest.mark.parametrize("situation", [NEAR, Situation(), Situation(large=True), replace(NEAR, similar=True)])
+def test_the_text_is_at_most_100_columns_wide(situation: Situation) -> None:
+    text = as_text(recommend(situation, load(PACKAGED)))
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_open_questions_are_not_guessed() -> None:
     answer = recommend(Situation(), two_strategies())
     assert answer.spoke == "depends"
