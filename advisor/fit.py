@@ -10,7 +10,7 @@ from pathlib import Path
 from advisor.evidence import Fitted, Measured, Setting
 from sweeper.results import Contents
 from sweeper.spec import Status
-from sweeper.summary import SIMILAR_FROM, Line, similarity, summarise
+from sweeper.summary import SIMILAR_FROM, Line, similarity, summarise, untouched
 
 
 def fit(contents: Contents) -> Fitted:
@@ -35,7 +35,7 @@ def _measured(lines: list[Line], stores: Mapping[str, str]) -> Measured:
     """Return one situation from its lines."""
     first = lines[0].trials[0]
     found = similarity(lines)
-    untouched = max(lines, key=lambda line: len(line.trials)).spread("untouched_test_score")
+    before = untouched(lines)
     return Measured(
         model=first.spec.model,
         task=first.spec.task,
@@ -46,7 +46,7 @@ def _measured(lines: list[Line], stores: Mapping[str, str]) -> Measured:
         metric=first.context["metric"],
         similar=None if found is None else found >= SIMILAR_FROM,
         similarity=found,
-        untouched=untouched.mean if untouched else None,
+        untouched=before.mean if before else None,
         settings=[_setting(line, stores) for line in lines],
     )
 

@@ -16,8 +16,8 @@ def load_results(path: str | Path = "results") -> pd.DataFrame:
     """Return the results store at ``path`` as a frame with one row a trial.
 
     The columns are documented in ``results/README.md``. Rows of stores that lie in sub-folders are
-    read along; of several rows with one ``trial_id`` the newest counts. Damaged rows are left out and
-    named in a warning.
+    read along; of several rows with one ``trial_id`` the newest counts, a final one before a crash. Damaged
+    rows are left out; `sweeper show` names them.
 
     Raises:
         ValueError: ``path`` is not a results store.

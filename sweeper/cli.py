@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,14 +94,14 @@ def launch(
     out, talk = _console(), _console(stderr=True)
     _report_damage(contents, talk)
     if dry_run:
-        _print_plan(grid, final, form, out)
+        _print_plan(grid, final, form)
         return
-    talk.print(f"{grid.name}: {grid.question}", markup=False, highlight=False, soft_wrap=True)
+    _say(talk, f"{grid.name}: {grid.question}")
     if todo:
         counts = _run(grid, todo, store, talk, {**resources, "address": address, "pack_size": pack})
     else:
         counts = {}
-        talk.print(f"Nothing to run: all {len(grid.trials)} trials are in {folder}.", markup=False, highlight=False)
+        _say(talk, f"Nothing to run: all {len(grid.trials)} trials are in {folder}.")
     _print_outcome(grid, store, counts, form, out, talk)
     if any(not status.is_final for status in counts):
         sys.exit(3)
@@ -109,11 +110,7 @@ def launch(
 def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: dict[str, Any]) -> dict[Status, int]:
     """Run trials and return how many ended how."""
     known = len(grid.trials) - len(todo)
-    talk.print(
-        f"{len(todo)} trials to run, {known} already in {store.path}. Starting Ray ...",
-        markup=False,
-        highlight=False,
-    )
+    _say(talk, f"{len(todo)} trials to run, {known} already in {store.path}. Starting Ray ...")
     from sweeper.launch import launch as run_sweep  # Ray takes seconds to import: the message comes first
     from sweeper.progress import SweepProgress
 
@@ -122,9 +119,8 @@ def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: d
         run_sweep(todo, store, progress, grid=grid.name, **how)
     except KeyboardInterrupt:
         progress.close()
-        talk.print(
-            f"Interrupted. {progress.done} finished trials are in {store.path}; the same command goes on from there."
-        )
+        done = f"{progress.done} finished trials are in {store.path}"
+        _say(talk, f"Interrupted. {done}; the same command goes on from there.")
         raise
     finally:
         store.close()
@@ -137,7 +133,7 @@ def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: d
     return progress.counts
 
 
-def _print_plan(grid: Grid, final: set[str], form: str, out: Console) -> None:
+def _print_plan(grid: Grid, final: set[str], form: str) -> None:
     if form == "json":
         trials = [{"trial_id": t.trial_id, "done": t.trial_id in final, **t.to_dict()} for t in grid.trials]
         _print_json({"grid": grid.name, "question": grid.question, "trials": trials})
@@ -159,8 +155,7 @@ def _print_outcome(
     from sweeper.summary import summarise
     from sweeper.table import as_json, print_summary
 
-    wanted = {trial.trial_id for trial in grid.trials}
-    rows = [result for result in store.read().results if result.trial_id in wanted]
+    rows = _of_grid(store.read().results, grid)
     lines = summarise(rows)
     picture = store.path / "pictures" / f"{grid.name}.png"
     following = _next_command(store, lines) if lines else None
@@ -185,12 +180,16 @@ def _print_outcome(
     for status, number in _statuses(rows).items():
         if status != Status.COMPLETE:
             example = next(row for row in rows if row.status == status)
-            talk.print(
-                f"{number} {status}, for example {example.trial_id}: {example.error}", markup=False, highlight=False
-            )
+            _say(talk, f"{number} {status}, for example {example.trial_id}: {example.error}")
     if lines:
-        talk.print(f"Picture: {picture}", markup=False, highlight=False, soft_wrap=True)
-        talk.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
+        _say(talk, f"Picture: {picture}")
+        _say(talk, f"Next: {following}")
+
+
+def _of_grid(rows: list[TrialResult], grid: Grid) -> list[TrialResult]:
+    """Return the rows that are trials of a grid."""
+    wanted = {trial.trial_id for trial in grid.trials}
+    return [row for row in rows if row.trial_id in wanted]
 
 
 def _next_command(store: ResultsStore, lines: list[Line]) -> str:
@@ -211,10 +210,7 @@ def _next_command(store: ResultsStore, lines: list[Line]) -> str:
 
 
 def _statuses(rows: list[TrialResult]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.status.value] = counts.get(row.status.value, 0) + 1
-    return counts
+    return dict(Counter(row.status.value for row in rows))
 
 
 @cli.command()
@@ -251,7 +247,7 @@ def ls(form: str) -> None:
 
 
 def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0] if text else ""
+    return text.strip().splitlines()[0] if text else ""
 
 
 @cli.command()
@@ -293,8 +289,7 @@ def show(trial_id: str | None, folder: str, grid_name: str | None, summary: bool
     if grid_name is not None:
         from sweeper.grid import load_grid
 
-        wanted = {trial.trial_id for trial in load_grid(grid_name).trials}
-        rows = [row for row in rows if row.trial_id in wanted]
+        rows = _of_grid(rows, load_grid(grid_name))
     rows.sort(key=lambda row: (row.spec.task, row.spec.model, row.spec.n_train, row.spec.strategy, str(row.spec)))
     if summary:
         lines = summarise(rows)
@@ -355,9 +350,14 @@ def export(file: str, folder: str) -> None:
     click.echo(f"{len(frame)} trials in {path}", err=True)
 
 
+def _say(talk: Console, text: str) -> None:
+    """Print a line of talk as it is: names from the user are no markup."""
+    talk.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _report_damage(contents: Contents, talk: Console) -> None:
     for damage in contents.damage:
-        talk.print(f"Warning: {damage}", markup=False, highlight=False, soft_wrap=True)
+        _say(talk, f"Warning: {damage}")
 
 
 def _console(stderr: bool = False) -> Console:

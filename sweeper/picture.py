@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.summary import Line
+from sweeper.summary import Line, untouched
 
 COLUMNS = 2
 
@@ -52,10 +52,10 @@ def draw(lines: Sequence[Line], title: str, path: Path) -> None:
                 capsize=3,
                 linestyle="-" if len(mine) > 1 else "none",
             )
-        untouched = max(here, key=lambda line: len(line.trials)).spread("untouched_test_score")
-        if untouched:
+        before = untouched(here)
+        if before:
             name = "source model,\nbefore training"
-            handles[name] = axis.axhline(100 * untouched.mean, linestyle="--", color="grey")
+            handles[name] = axis.axhline(100 * before.mean, linestyle="--", color="grey")
         model, task, n_train, steps = situation
         seeds = max(len(line.trials) for line in here)
         axis.set_xscale("log")

@@ -1,9 +1,9 @@
 """The results store: a folder of append-only files, one JSON object a line, each line with its checksum.
 
 The contract, column by column, stands in ``results/README.md``. In short: a row that `append` returned
-from is on disk; rows are never edited, the newest row of a trial id counts; every line is checked when
-it is read; stores merge by copying their files together; each writer writes a file of its own, so any
-number may write at once.
+from is on disk; rows are never edited, the newest row of a trial id counts, a final one before a crash;
+every line is checked when it is read; stores merge by copying their files together; each writer writes
+a file of its own, so any number may write at once.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Damage:
 
 @dataclass
 class Contents:
-    """What a store holds: the newest row of each trial, and what could not be read."""
+    """What a store holds: the row that counts of each trial, and what could not be read."""
 
     results: list[TrialResult] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     stores: dict[str, str] = field(default_factory=dict)
-    """Trial id -> folder of the store that its newest row came from."""
+    """Trial id -> folder of the store that its row came from."""
 
 
 class ResultsStore:
@@ -144,12 +144,8 @@ class ResultsStore:
             self._file = None
 
     def read(self) -> Contents:
-        """Return the newest row of each trial in this folder, and what was damaged."""
-        contents = Contents()
-        newest: Newest = {}
-        _read_folder(self.path, newest, contents)
-        contents.results = [result for _, result in newest.values()]
-        return contents
+        """Return the row that counts of each trial in this folder, and what was damaged."""
+        return _read_folders([self.path])
 
 
 def read_store(path: str | Path) -> Contents:
@@ -162,15 +158,27 @@ def read_store(path: str | Path) -> Contents:
         ValueError: ``path`` is not a results store.
     """
     root = ResultsStore(path)
+    nested, refused = [], []
+    for folder in sorted(marker.parent for marker in root.path.rglob(MARKER) if marker.parent != root.path):
+        try:
+            nested.append(ResultsStore(folder).path)
+        except ValueError as error:
+            refused.append(Damage(folder / MARKER, 1, str(error)))
+    contents = _read_folders([root.path, *nested])
+    contents.damage += refused
+    return contents
+
+
+# Trial id -> the row that counts so far, and what it won by: whether it is final, and when it was made.
+Newest = dict[str, tuple[tuple[bool, str], TrialResult]]
+
+
+def _read_folders(folders: Iterable[Path]) -> Contents:
+    """Return the row that counts of each trial in these folders, and what was damaged."""
     contents = Contents()
     newest: Newest = {}
-    nested = sorted(marker.parent for marker in root.path.rglob(MARKER) if marker.parent != root.path)
-    _read_folder(root.path, newest, contents)
-    for folder in nested:
-        try:
-            _read_folder(ResultsStore(folder).path, newest, contents)
-        except ValueError as error:
-            contents.damage.append(Damage(folder / MARKER, 1, str(error)))
+    for folder in folders:
+        _read_folder(folder, newest, contents)
     contents.results = [result for _, result in newest.values()]
     return contents
 
@@ -202,10 +210,6 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(handle, start=1):
             if line.strip():
                 yield number, line
-
-
-# Trial id -> the row that counts so far, and what it won by: whether it is final, and when it was made.
-Newest = dict[str, tuple[tuple[bool, str], TrialResult]]
 
 
 def _encode(result: TrialResult) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,11 @@ def similarity(lines: Iterable[Line]) -> float | None:
         if trial.metrics.get("untouched_source_test_score")
     ]
     return statistics.fmean(ratios) if ratios else None
+
+
+def untouched(lines: Sequence[Line]) -> Spread | None:
+    """Return the source model's test score before training, over the seeds of the line that has most of them."""
+    return max(lines, key=lambda line: len(line.trials)).spread("untouched_test_score")
 
 
 def _mean_valid(trials: Iterable[TrialResult]) -> float:

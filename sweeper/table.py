@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from sweeper.spec import TrialResult
-from sweeper.summary import Line, Spread
+from sweeper.summary import Line, Spread, untouched
 
 METRICS_SHOWN = (
     "trainable_params",
@@ -94,9 +94,9 @@ def print_summary(lines: Sequence[Line], console: Console) -> None:
     dropped = max((_too_wide(_summary, here, SUMMARY_DISPENSABLE, console) for here in situations), key=len, default=())
     for here in situations:
         console.print(_summary(here, dropped))
-        untouched = max(here, key=lambda line: len(line.trials)).spread("untouched_test_score")
-        if untouched:
-            console.print(f"source model before training: test {score(untouched)}", highlight=False)
+        before = untouched(here)
+        if before:
+            console.print(f"source model before training: test {score(before)}", highlight=False)
         console.print()
     if lines:
         console.print(

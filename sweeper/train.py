@@ -32,7 +32,7 @@ class Trained:
     train_seconds: float = 0.0
     trainable_params: int = 0
     diverged: str | None = None
-    """One line on the first loss that was not finite."""
+    """One line on the first loss, or the weights, that were not finite."""
 
 
 def batches(n: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:

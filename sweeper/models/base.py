@@ -91,6 +91,12 @@ class LoadedModel:
         parent, _, name = path.rpartition(".")
         setattr(self.network.get_submodule(parent), name, module)
 
+    def attach(self, path: str, addition: Addition) -> None:
+        """Put a module that wraps the one at a path in its place, so that it can be switched off."""
+        assert isinstance(addition, nn.Module)
+        self.replace(path, addition)
+        self.switches.append(addition)
+
     def wake(self, path: str) -> None:
         """Let everything at a path train, each member its own copy; the empty path is the whole network."""
         module = widen(self.get(path), self.members)

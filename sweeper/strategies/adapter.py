@@ -43,9 +43,7 @@ class Adapter:
                 )
         rngs = generators(model.seeds, "adapter")
         for path, width in zip(model.blocks, model.widths, strict=True):
-            wrapped = Adapted(model.get(path), width, sizes, rngs)
-            model.replace(path, wrapped)
-            model.switches.append(wrapped)
+            model.attach(path, Adapted(model.get(path), width, sizes, rngs))
         if model.head_is_fresh:
             model.wake_fresh_head()
         yield Stage()

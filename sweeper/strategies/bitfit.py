@@ -34,9 +34,7 @@ class BitFit:
         if not paths:
             raise ValueError("bitfit finds no bias in the backbone of this model")
         for path in paths:
-            wrapped = Biased(model.get(path), model.members)
-            model.replace(path, wrapped)
-            model.switches.append(wrapped)
+            model.attach(path, Biased(model.get(path), model.members))
         if model.head_is_fresh:
             model.wake_fresh_head()
         yield Stage()

@@ -64,9 +64,7 @@ class Lora:
         scales = [member.alpha / SCALINGS[member.scaling](member.rank) for member in members]
         rngs = generators(model.seeds, "lora")
         for path in paths:
-            wrapped = LowRank(model.get(path), ranks, scales, rngs)
-            model.replace(path, wrapped)
-            model.switches.append(wrapped)
+            model.attach(path, LowRank(model.get(path), ranks, scales, rngs))
         if model.head_is_fresh and model.head not in paths:
             model.wake_fresh_head()
         factors = [member.b_rate for member in members]
