@@ -10,6 +10,8 @@ arXiv 2102.02344, and PLoRA's, arXiv 2508.02932.)
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,17 @@ def stack(value: Tensor, members: int) -> nn.Parameter:
     return nn.Parameter(value.detach().unsqueeze(0).repeat(members, *[1] * value.dim()))
 
 
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def _filled(layer: Layer, wide: nn.Module, member: int) -> Layer:
+    """Return a frozen plain layer with one member's parameters."""
+    layer.requires_grad_(False)
+    for name, p in layer.named_parameters():
+        p.set_(getattr(wide, name)[member].detach())  # no copy
+    return layer
+
+
 class MemberLinear(nn.Module):
     """A linear layer for each member; ``weight (members, out, in)``, ``bias (members, out)``."""
 
@@ -34,6 +47,11 @@ class MemberLinear(nn.Module):
         self.members = members
         self.weight = stack(base.weight, members)
         self.bias = None if base.bias is None else stack(base.bias, members)
+
+    def plain(self, member: int) -> nn.Linear:
+        """Return one member's layer."""
+        layer = nn.Linear(self.weight.shape[2], self.weight.shape[1], self.bias is not None)
+        return _filled(layer, self, member)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(members * batch, ..., in)`` to ``(members * batch, ..., out)``."""
@@ -65,6 +83,21 @@ class MemberConv2d(nn.Module):
         self.stride, self.padding, self.dilation = base.stride, base.padding, base.dilation
         self.groups = base.groups
 
+    def plain(self, member: int) -> nn.Conv2d:
+        """Return one member's layer."""
+        _, outputs, inputs, *kernel = self.weight.shape
+        layer = nn.Conv2d(
+            inputs * self.groups,
+            outputs,
+            (kernel[0], kernel[1]),
+            self.stride,  # type: ignore[arg-type]  # both as nn.Conv2d keeps them
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
+            self.bias is not None,
+        )
+        return _filled(layer, self, member)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(members * batch, in, h, w)`` to ``(members * batch, out, h', w')``."""
         y = F.conv2d(
@@ -88,6 +121,11 @@ class MemberLayerNorm(nn.Module):
         self.weight = None if base.weight is None else stack(base.weight, members)
         self.bias = None if base.bias is None else stack(base.bias, members)
 
+    def plain(self, member: int) -> nn.LayerNorm:
+        """Return one member's layer."""
+        layer = nn.LayerNorm(self.shape, self.eps, self.weight is not None, self.bias is not None)
+        return _filled(layer, self, member)
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``(members * batch, ..., *normalized_shape)``, whatever its middle."""
         z = F.layer_norm(x, self.shape, eps=self.eps)
@@ -108,6 +146,10 @@ class MemberEmbedding(nn.Module):
         self.members, self.vocabulary = members, base.num_embeddings
         self.weight = stack(base.weight, members)
 
+    def plain(self, member: int) -> nn.Embedding:
+        """Return one member's table."""
+        return _filled(nn.Embedding(*self.weight.shape[1:]), self, member)
+
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids ``(members * batch, ...)`` to ``(members * batch, ..., width)``."""
         offset = self.vocabulary * torch.arange(self.members, device=ids.device)
@@ -126,6 +168,10 @@ class MemberCopies(nn.Module):
             )
         self.copies = nn.ModuleList(copy.deepcopy(base) for _ in range(members))
 
+    def plain(self, member: int) -> nn.Module:
+        """Return one member's copy."""
+        return self.copies[member]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(members * batch, ...)`` as the base module does."""
         return torch.cat([module(part) for module, part in zip(self.copies, x.chunk(len(self.copies)), strict=True)])
@@ -142,6 +188,26 @@ def member_of(name: str) -> int | None:
     """Return the one member that a parameter of this name belongs to, ``None`` where it is stacked."""
     _, found, rest = name.partition("copies.")
     return int(rest.split(".", 1)[0]) if found else None
+
+
+def narrow(module: nn.Module, member: int) -> nn.Module | None:
+    """Return one member's module in plain layers, what strategies added merged into them.
+
+    ``None`` where something added cannot be merged. Frozen modules are shared, not copied.
+    """
+    if isinstance(module, MEMBER_LAYERS):
+        return module.plain(member)
+    merge: Callable[[int], nn.Module | None] | None = getattr(module, "merged", None)
+    if merge is not None:
+        return merge(member)
+    plain = copy.copy(module)
+    plain._modules = {}
+    for name, child in module._modules.items():
+        own = None if child is None else narrow(child, member)
+        if child is not None and own is None:
+            return None
+        plain._modules[name] = own
+    return plain
 
 
 def widen(module: nn.Module, members: int) -> nn.Module:

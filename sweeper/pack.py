@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sweeper.spec import TrialSpec
-from sweeper.strategies import STRATEGIES
+from sweeper.strategies import find_strategy
 
 PER_MEMBER_TRAIN_ARGS = ("lr", "weight_decay")
 
@@ -21,7 +21,7 @@ def pack_key(spec: TrialSpec) -> str:
     shared = spec.to_dict()
     for name in PER_MEMBER_TRAIN_ARGS:
         del shared["train"][name]
-    for name in STRATEGIES[spec.strategy].per_member:
+    for name in find_strategy(spec.strategy).per_member:
         shared["hparams"].pop(name, None)
     return json.dumps(shared, sort_keys=True)
 
@@ -36,7 +36,7 @@ def make_packs(specs: Sequence[TrialSpec], size: int) -> list[list[TrialSpec]]:
         groups.setdefault(pack_key(spec), []).append(spec)
     packs = []
     for group in groups.values():
-        own = sorted(STRATEGIES[group[0].strategy].per_member)
+        own = sorted(find_strategy(group[0].strategy).per_member)
         group.sort(key=lambda spec: [(n, type(v).__name__, v) for n in own if (v := spec.hparams.get(n)) is not None])
         count = -(-len(group) // size)
         bounds = [round(len(group) * i / count) for i in range(count + 1)]

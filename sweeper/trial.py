@@ -13,12 +13,12 @@ import torch
 
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
-from sweeper.models import MODELS, LoadedModel
+from sweeper.models import LoadedModel, find_model
 from sweeper.pack import make_packs
 from sweeper.provenance import code, environment, now
 from sweeper.source import source_weights
 from sweeper.spec import Status, TrialResult, TrialSpec
-from sweeper.strategies import STRATEGIES, Strategy
+from sweeper.strategies import Strategy, find_strategy
 from sweeper.tasks import TASKS, Split, TaskData
 from sweeper.train import Trained, predict, train_pack
 
@@ -82,12 +82,12 @@ def _one_line(error: BaseException) -> str:
 
 
 def _strategy(spec: TrialSpec) -> Strategy:
-    return STRATEGIES[spec.strategy](**spec.hparams)
+    return find_strategy(spec.strategy)(**spec.hparams)
 
 
 def _fresh_model(spec: TrialSpec, data: TaskData, seeds: Sequence[int]) -> LoadedModel:
     shape = tuple(data.splits["train"].x.shape[1:])
-    model = MODELS[spec.model](shape, data.n_classes, spec.seed)
+    model = find_model(spec.model)(shape, data.n_classes, spec.seed)
     model.seeds = tuple(seeds)
     model.head_is_fresh = data.pretrain is None
     return model

@@ -24,6 +24,12 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
     "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0, "scaling": "rslora"}, {"rank": 3, "b_rate": 4.0}],
     "adapter": [{"bottleneck": 2}, {"bottleneck": 8}, {"bottleneck": 5}],
 }
+# Model -> strategies that make no sense on it; the tests see that these, and only these, are refused.
+LEFT_OUT: dict[str, set[str]] = {"mlp": set(), "small_cnn": set(), "tiny_transformer": set()}
+
+# Strategies that no plain network can compute.
+STAYS_BESIDE = {"adapter"}
+
 RATES = (3e-3, 1e-2, 1e-3)
 DECAYS = (0.0, 0.1, 0.01)
 

@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "sweeper.members",
         "sweeper.registry",
         "sweeper.spec",
+        "sweeper.suggest",
     },
 }
 

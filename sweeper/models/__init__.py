@@ -1,8 +1,11 @@
-"""The networks that strategies adapt: one file a family, and this table."""
+"""The networks that strategies adapt: one file a family, and two tables."""
+
+from collections.abc import Callable
 
 from sweeper.models import mlp, small_cnn, tiny_transformer
 from sweeper.models.base import LoadedModel, ModelBuilder
 from sweeper.registry import with_plugins
+from sweeper.suggest import no_such
 
 MODELS: dict[str, ModelBuilder] = with_plugins(
     {
@@ -13,4 +16,22 @@ MODELS: dict[str, ModelBuilder] = with_plugins(
     "sweeper.models",
 )
 
-__all__ = ["MODELS", "LoadedModel", "ModelBuilder"]
+# "family:rest" -> the builder that the family makes for the rest of the name.
+FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {}
+
+
+def find_model(name: str) -> ModelBuilder:
+    """Return the builder of a model in the table, or of one that a family knows by name.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    family, colon, rest = name.partition(":")
+    if colon and rest and family in FAMILIES:
+        return FAMILIES[family](rest)
+    raise no_such("model", name, [*MODELS, *(f"{family}:NAME" for family in FAMILIES)])
+
+
+__all__ = ["FAMILIES", "MODELS", "LoadedModel", "ModelBuilder", "find_model"]

@@ -10,10 +10,28 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sweeper.members import MemberLinear, split, widen
+from sweeper.members import MemberLinear, narrow, split, widen
 from sweeper.suggest import no_such
 
 Generators = list[torch.Generator]
+
+TEXTS: tuple[int, ...] = ()
+"""The ``input_shape`` of rows that are texts, which a model encodes by itself."""
+
+
+def kind(input_shape: tuple[int, ...]) -> str:
+    """Return in words what rows of a shape are."""
+    if not input_shape:
+        return "texts"
+    return f"{' x '.join(map(str, input_shape))} numbers"
+
+
+class NotApplicableError(ValueError):
+    """A strategy, a model and a task that make no sense together, whatever the settings."""
+
+
+class UnavailableError(NotApplicableError):
+    """Something that is needed is not here: a package, weights, a device. The message says how to get it."""
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -43,6 +61,10 @@ class Addition(Protocol):
         """Return the tensors that train, all members in one."""
         ...
 
+    def merged(self, member: int) -> nn.Module | None:
+        """Return a plain module that computes the same for one member; ``None`` where there is none."""
+        ...
+
 
 @dataclass
 class LoadedModel:
@@ -59,6 +81,9 @@ class LoadedModel:
             "value", "attn_out", "mlp_in", "mlp_out", "linear" or "conv".
         embedding: The module that turns raw input into features; ``None`` where there is none.
         head_is_fresh: Whether the head is newly initialised, so that every strategy must train it.
+        before_head: Linear layers right before the head that came without pretrained weights: they are
+            fresh where the head is.
+        encode: For a model that reads texts: texts to token ids ``(rows, tokens)``.
         seeds: One seed for each member.
     """
 
@@ -69,6 +94,8 @@ class LoadedModel:
     roles: Mapping[str, str]
     embedding: str | None = None
     head_is_fresh: bool = False
+    before_head: tuple[str, ...] = ()
+    encode: Callable[[Sequence[str]], Tensor] | None = None
     seeds: tuple[int, ...] = (0,)
     switches: list[Addition] = field(default_factory=list)
     """What a strategy added beside the loaded network."""
@@ -108,15 +135,21 @@ class LoadedModel:
 
     def wake_fresh_head(self) -> None:
         """Replace the head by a newly initialised one for each member, and let it train."""
-        self.wake(self.head)
-        head = self.get(self.head)
-        assert isinstance(head, MemberLinear)
-        with torch.no_grad():
-            for k, generator in enumerate(generators(self.seeds, "head")):
-                bound = head.weight.shape[-1] ** -0.5  # nn.Linear's own initialisation
-                for p in (head.weight, head.bias):
-                    if p is not None:  # drawn on the CPU: the same numbers on every device
-                        p[k] = torch.empty(p.shape[1:]).uniform_(-bound, bound, generator=generator)
+        rngs = generators(self.seeds, "head")
+        for path in (self.head, *self.before_head):
+            self.wake(path)
+            layer = self.get(path)
+            assert isinstance(layer, MemberLinear)
+            with torch.no_grad():
+                for k, generator in enumerate(rngs):
+                    bound = layer.weight.shape[-1] ** -0.5  # nn.Linear's own initialisation
+                    for p in (layer.weight, layer.bias):
+                        if p is not None:  # drawn on the CPU: the same numbers on every device
+                            p[k] = torch.empty(p.shape[1:]).uniform_(-bound, bound, generator=generator)
+
+    def not_applicable(self, strategy: str, reason: str) -> NotApplicableError:
+        """Return the error that a strategy raises, before it changes anything, where it makes no sense here."""
+        return NotApplicableError(f"{strategy} does not apply: {reason}")
 
     def targets(self, selection: str) -> list[str]:
         """Return the paths of linears and convolutions that a selection names.
@@ -140,6 +173,14 @@ class LoadedModel:
                 raise no_such("role", name, ["all", "head", *self.roles.values()], " in this model")
             named += paths
         return [*dict.fromkeys(named)]
+
+    def merged(self, member: int) -> nn.Module | None:
+        """Return one member's network with what was added folded into plain layers.
+
+        It is shaped like the network as it was loaded and shares its frozen tensors. ``None`` where
+        something that was added is no plain layer.
+        """
+        return narrow(self.network, member)
 
     def switch(self, on: bool) -> None:
         """Switch what a strategy added on or off; off, and with a frozen base, this is the network as loaded."""
@@ -188,7 +229,11 @@ class ModelBuilder(Protocol):
     """Builds a network with random weights for inputs of one shape; the seed decides the weights."""
 
     def __call__(self, input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
-        """Return the network."""
+        """Return the network.
+
+        Raises:
+            NotApplicableError: rows of this shape are nothing for this network.
+        """
         ...
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from sweeper.models.base import LoadedModel, seeded
+from sweeper.models.base import LoadedModel, NotApplicableError, seeded
 
 HIDDEN = (64, 64, 32)
 
@@ -30,6 +30,8 @@ class MLP(nn.Module):
 
 def build(input_shape: tuple[int, ...], n_classes: int, seed: int, hidden: tuple[int, ...] = HIDDEN) -> LoadedModel:
     """Return an MLP with random weights; its blocks are the hidden layers."""
+    if not input_shape:
+        raise NotApplicableError("mlp reads numbers, and these rows are texts")
     sizes = (math.prod(input_shape), *hidden)
     network = seeded(seed, lambda: MLP(sizes, n_classes))
     places = range(len(hidden))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sweeper.models.base import LoadedModel, seeded
+from sweeper.models.base import LoadedModel, NotApplicableError, kind, seeded
 
 
 class SmallCNN(nn.Module):
@@ -36,7 +36,7 @@ def build(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedMode
     The stem counts as embedding: it turns pixels into features, as a patch or word embedding does.
     """
     if len(input_shape) != 3:
-        raise ValueError(f"small_cnn needs images of shape (channels, height, width), got {input_shape}")
+        raise NotApplicableError(f"small_cnn reads images, and these rows are {kind(input_shape)}")
     return LoadedModel(
         network=seeded(seed, lambda: SmallCNN(input_shape[0], n_classes)),
         head="head",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweeper.models.base import LoadedModel, seeded
+from sweeper.models.base import LoadedModel, NotApplicableError, kind, seeded
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 32, 4, 2, 100
 GREY_LEVELS = 17  # the digits of scikit-learn have 0 to 16
@@ -96,7 +96,9 @@ def build(
 ) -> LoadedModel:
     """Return a tiny transformer with random weights, for token ids ``(tokens,)`` or images ``(1, h, w)``."""
     if len(input_shape) not in (1, 3) or (len(input_shape) == 3 and input_shape[0] != 1):
-        raise ValueError(f"tiny_transformer needs token ids (tokens,) or grey images (1, h, w), got {input_shape}")
+        raise NotApplicableError(
+            f"tiny_transformer reads token ids or grey images, and these rows are {kind(input_shape)}"
+        )
     network = seeded(seed, lambda: TinyTransformer(width, heads, layers, vocabulary, n_classes))
     inside = {
         "attention.query": "query",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweeper.models.base import Generators, LoadedModel, generators
+from sweeper.spec import Json
 from sweeper.strategies.base import Stage, check_whole
 
 
@@ -27,6 +28,7 @@ class Adapter:
 
     name: ClassVar[str] = "adapter"
     per_member: ClassVar[frozenset[str]] = frozenset({"bottleneck"})
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"bottleneck": (4, 16, 64), "lr": (3e-4, 1e-3, 3e-3)}
 
     bottleneck: int = 16
 
@@ -86,6 +88,10 @@ class Adapted(nn.Module):
     def own_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that this module adds to the block."""
         return [self.down, self.down_bias, self.up, self.up_bias]
+
+    def merged(self, member: int) -> nn.Module | None:
+        """Return ``None``: what an adapter does is not linear."""
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map what the block maps; features are the last axis, or the channels of ``(batch, c, h, w)``."""

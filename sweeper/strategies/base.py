@@ -30,10 +30,14 @@ class Strategy(Protocol):
 
     Attributes:
         per_member: Fields that may differ between the trials of one pack; all others are shared.
+        space: What a sweep of this strategy tries: values for its fields, and learning rates under
+            "lr" for pretrained transformers, where the literature has them. The class's docstring names
+            the source.
     """
 
     name: ClassVar[str]
     per_member: ClassVar[frozenset[str]]
+    space: ClassVar[Mapping[str, Sequence[Json]]]
 
     def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
         """Edit the model, yield a stage, be resumed when that stage has trained.
@@ -47,7 +51,8 @@ class Strategy(Protocol):
             Stages. At each yield the parameters with ``requires_grad`` are exactly those it trains.
 
         Raises:
-            ValueError: a hyperparameter does not fit this model. The model is then unchanged.
+            NotApplicableError: the strategy makes no sense on this model, whatever its hyperparameters.
+            ValueError: a hyperparameter does not fit this model. In both cases the model is unchanged.
         """
         ...
 

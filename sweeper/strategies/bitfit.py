@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sweeper.members import split, stack
 from sweeper.models.base import LoadedModel
+from sweeper.spec import Json
 from sweeper.strategies.base import Stage
 
 
@@ -23,6 +25,7 @@ class BitFit:
 
     name: ClassVar[str] = "bitfit"
     per_member: ClassVar[frozenset[str]] = frozenset()
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (1e-3, 3e-3, 1e-2)}
 
     def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
         """Give each member its own biases."""
@@ -63,6 +66,12 @@ class Biased(nn.Module):
     def own_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that train."""
         return [self.bias]
+
+    def merged(self, member: int) -> nn.Module:
+        """Return the base layer with the member's bias."""
+        layer = copy.deepcopy(self.base)
+        layer.bias = nn.Parameter(self.bias[member].detach().clone(), requires_grad=False)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Map what the base layer maps; rows of member k get member k's bias."""

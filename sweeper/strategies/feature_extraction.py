@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sweeper.models.base import LoadedModel
+from sweeper.spec import Json
 from sweeper.strategies.base import Stage
 
 
@@ -16,6 +17,7 @@ class FeatureExtraction:
 
     name: ClassVar[str] = "feature_extraction"
     per_member: ClassVar[frozenset[str]] = frozenset()
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (1e-3, 3e-3, 1e-2, 3e-2)}
 
     def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
         """Wake a fresh head."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sweeper.models.base import LoadedModel
+from sweeper.spec import Json
 from sweeper.strategies.base import Stage, check_blocks, check_whole
 
 
@@ -22,6 +23,7 @@ class GradualUnfreeze:
 
     name: ClassVar[str] = "gradual_unfreeze"
     per_member: ClassVar[frozenset[str]] = frozenset()
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"blocks": (1, 2, 3), "lr": (1e-4, 3e-4, 1e-3)}
 
     blocks: int = 2
 

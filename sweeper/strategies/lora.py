@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from sweeper.members import to_channels
 from sweeper.models.base import Generators, LoadedModel, generators
+from sweeper.spec import Json
 from sweeper.strategies.base import LATER, Stage, check_above_zero, check_whole
 
 SCALINGS: Mapping[str, Callable[[float], float]] = {"standard": float, "rslora": math.sqrt}
@@ -39,6 +41,7 @@ class Lora:
 
     name: ClassVar[str] = "lora"
     per_member: ClassVar[frozenset[str]] = frozenset({"rank", "alpha", "scaling", "b_rate"})
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"rank": (1, 2, 4, 8, 16, 32), "lr": (1e-4, 3e-4, 1e-3, 3e-3)}
 
     rank: int = 8
     alpha: float = 16.0
@@ -125,6 +128,14 @@ class LowRank(nn.Module):
     def own_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that this module adds to the base layer."""
         return [self.a, self.b]
+
+    def merged(self, member: int) -> nn.Module:
+        """Return the base layer with the member's term added to its weight."""
+        layer = copy.deepcopy(self.base)
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        term = (self.scale[member] * (self.a[member] @ self.b[member])).detach().T
+        layer.weight = nn.Parameter(layer.weight + term.reshape(layer.weight.shape), requires_grad=False)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Map what the base layer maps; rows of member k get member k's term."""

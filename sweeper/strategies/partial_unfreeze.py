@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sweeper.models.base import LoadedModel
+from sweeper.spec import Json
 from sweeper.strategies.base import Stage, check_above_zero, check_blocks, check_whole
 
 
@@ -23,6 +24,11 @@ class PartialUnfreeze:
 
     name: ClassVar[str] = "partial_unfreeze"
     per_member: ClassVar[frozenset[str]] = frozenset({"backbone_rate"})
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {
+        "blocks": (1, 2, 3),
+        "backbone_rate": (0.1, 0.2, 1.0),
+        "lr": (1e-4, 3e-4, 1e-3),
+    }
 
     blocks: int = 1
     backbone_rate: float = 0.2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sweeper.models.base import LoadedModel
+from sweeper.spec import Json
 from sweeper.strategies.base import Stage, check_above_zero
 
 
@@ -24,6 +25,11 @@ class ProbeThenFull:
 
     name: ClassVar[str] = "probe_then_full"
     per_member: ClassVar[frozenset[str]] = frozenset({"full_rate"})
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {
+        "probe_share": (0.25, 0.5),
+        "full_rate": (0.01, 0.1),
+        "lr": (1e-3, 3e-3, 1e-2),
+    }
 
     probe_share: float = 0.5
     full_rate: float = 0.1

@@ -9,12 +9,18 @@ import pytest
 import torch
 
 from sweeper.models import MODELS
+from sweeper.models.base import NotApplicableError
 from sweeper.spec import Status, TrainArgs, TrialSpec
 from sweeper.strategies import STRATEGIES, hparams_of
 from sweeper.trial import run_pack
 from tests import small
 
-pairs = pytest.mark.parametrize(("model", "strategy"), [(m, s) for m in MODELS for s in STRATEGIES])
+pairs = pytest.mark.parametrize(
+    ("model", "strategy"), [(m, s) for m in MODELS for s in STRATEGIES if s not in small.LEFT_OUT[m]]
+)
+left_out = pytest.mark.parametrize(
+    ("model", "strategy"), [(m, s) for m, names in small.LEFT_OUT.items() for s in names]
+)
 every = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
@@ -61,6 +67,32 @@ def test_a_stage_moves_its_own_parameters_and_no_others(model: str, strategy: st
     for name, p in loaded.network.named_parameters():
         if not p.requires_grad and name in untouched:
             assert torch.equal(p, untouched[name])
+
+
+@left_out
+def test_what_makes_no_sense_is_refused_with_a_reason(model: str, strategy: str) -> None:
+    loaded = small.model(model, [0])
+    before = {name: p.clone() for name, p in loaded.network.state_dict().items()}
+    (chosen,) = small.strategies(strategy, [0])
+    with pytest.raises(NotApplicableError, match=f"^{strategy} does not apply: "):
+        next(chosen.adapt(loaded, [chosen]))
+    after = loaded.network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pairs
+def test_merged_it_is_one_plain_network_that_computes_the_same(model: str, strategy: str) -> None:
+    trained, _ = small.train_some(model, strategy, [0, 1], [0, 1])
+    packed = trained.logits(torch.cat([inputs()] * 2))
+    for k in (0, 1):
+        merged = trained.merged(k)
+        assert (merged is None) == (strategy in small.STAYS_BESIDE)
+        if merged is None:
+            return
+        torch.testing.assert_close(merged(inputs()), packed[k], rtol=1e-5, atol=1e-5)
+        plain = small.model(model, [0]).network
+        assert list(merged.state_dict()) == list(plain.state_dict()), "the network as it was before it was adapted"
 
 
 @pairs

@@ -15,6 +15,7 @@ from torch import nn
 from sweeper import source, trial
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
+from sweeper.models import MODELS
 from sweeper.models.base import LoadedModel, seeded
 from sweeper.pack import make_packs, pack_key
 from sweeper.spec import Status, TrainArgs, TrialSpec
@@ -200,7 +201,7 @@ def build_normalised(input_shape: tuple[int, ...], n_classes: int, seed: int) ->
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_model_from_outside_with_running_statistics_works(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(trial.MODELS, "normalised", build_normalised)
+    monkeypatch.setitem(MODELS, "normalised", build_normalised)
     hparams = {"gradual_unfreeze": {"blocks": 1}}.get(strategy, {})
     specs = [replace(small.spec(strategy, lr=lr, **hparams), model="normalised") for lr in (1e-3, 1e-2)]
     for row in trial.run_pack(specs, {}):
