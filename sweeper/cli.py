@@ -7,6 +7,8 @@ import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from sweeper.grid import Grid
     from sweeper.summary import Line
+    from sweeper.trial import LeftOut
 
 results_option = click.option(
     "--results", "folder", default="results", show_default=True, metavar="DIR", help="The results store."
@@ -47,6 +50,13 @@ def cli() -> None:
 @click.option(
     "--grid", "grid_name", required=True, metavar="NAME|FILE.toml", help="A shipped grid (`sweeper ls`) or a file."
 )
+@click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    metavar="NAME",
+    help="Only this one, also one that the grid lacks, such as peft:METHOD; may be given again.",
+)
 @results_option
 @click.option("--dry-run", is_flag=True, help="Show the trials and their number, and run nothing.")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs for the local Ray. [default: all]")
@@ -66,7 +76,14 @@ def cli() -> None:
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
 def launch(
-    grid_name: str, folder: str, dry_run: bool, address: str | None, form: str, pack: int, **resources: Any
+    grid_name: str,
+    strategies: tuple[str, ...],
+    folder: str,
+    dry_run: bool,
+    address: str | None,
+    form: str,
+    pack: int,
+    **resources: Any,
 ) -> None:
     """Run the trials of a grid that the store does not hold yet.
 
@@ -74,6 +91,7 @@ def launch(
     sweeper launch --grid lora_ranks
     sweeper launch --grid strategies --dry-run
     sweeper launch --grid my_grid.toml --results runs --cpus 4
+    sweeper launch --grid strategies --strategy lora --strategy peft:vera
     """
     from sweeper.grid import load_grid
     from sweeper.trial import check_all
@@ -82,19 +100,22 @@ def launch(
     if address is not None and resources["cpus"] is not None:
         raise click.UsageError("--cpus is for a local Ray; a cluster at --address has its own")
     store = ResultsStore(folder, create=True)
-    grid = load_grid(grid_name)
+    grid = load_grid(grid_name, strategies)
     try:
-        check_all(grid.trials)
+        trials, left_out = check_all(grid.trials)
     except ValueError as error:
         raise ValueError(f"{grid_name}: {error}") from None
+    grid = replace(grid, trials=tuple(trials))
     contents = store.read() if store.path.exists() else Contents()
     final = {result.trial_id for result in contents.results if result.status.is_final}
     todo = [trial for trial in grid.trials if trial.trial_id not in final]
 
     out, talk = _console(), _console(stderr=True)
     _report_damage(contents, talk)
+    for left in left_out:
+        _say(talk, f"Left out: {left.what}, {left.trials} trials: {left.reason}")
     if dry_run:
-        _print_plan(grid, final, form)
+        _print_plan(grid, left_out, final, form)
         return
     _say(talk, f"{grid.name}: {grid.question}")
     if todo:
@@ -133,10 +154,11 @@ def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: d
     return progress.counts
 
 
-def _print_plan(grid: Grid, final: set[str], form: str) -> None:
+def _print_plan(grid: Grid, left_out: Sequence[LeftOut], final: set[str], form: str) -> None:
     if form == "json":
         trials = [{"trial_id": t.trial_id, "done": t.trial_id in final, **t.to_dict()} for t in grid.trials]
-        _print_json({"grid": grid.name, "question": grid.question, "trials": trials})
+        without = [asdict(left) for left in left_out]
+        _print_json({"grid": grid.name, "question": grid.question, "trials": trials, "left_out": without})
         return
     from sweeper.table import short
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.models import MODELS
+from sweeper.models import find_model
 from sweeper.spec import SEEDS, TrainArgs, TrialSpec
-from sweeper.strategies import STRATEGIES, hparams_of
+from sweeper.strategies import find_strategy, hparams_of
 from sweeper.suggest import no_such
 from sweeper.tasks import TASKS
 
 SHIPPED = Path(__file__).parent / "grids"
 
 KEYS = ("question", "models", "tasks", "n_train", "seeds", "strategies", "train")
+SPACE = "space"
 TRAIN_KEYS = tuple(field.name for field in dataclasses.fields(TrainArgs))
 
 
@@ -36,8 +37,12 @@ def shipped_grids() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
-def load_grid(name_or_path: str) -> Grid:
+def load_grid(name_or_path: str, strategies: Sequence[str] = ()) -> Grid:
     """Return a shipped grid by its name, or one from a TOML file.
+
+    Args:
+        name_or_path: A shipped grid's name, or a path that ends in .toml.
+        strategies: Only these; one that the grid does not name comes in with its defaults.
 
     Raises:
         ValueError: there is no such grid, or its file has an unknown or duplicate key or a bad value;
@@ -52,12 +57,21 @@ def load_grid(name_or_path: str) -> Grid:
         if not path.is_file():
             raise ValueError(f"no grid file {name_or_path!r}. Shipped grids: {', '.join(sorted(shipped))}")
     try:
-        return parse_grid(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_grid(path.stem, _only(content, strategies) if strategies else content)
     except OSError as error:
         raise ValueError(f"{name_or_path}: {error.strerror}") from None
     # TOML's own errors are ValueErrors, a duplicate key among them; the others are values beyond all measure.
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path.name if name_or_path in shipped else name_or_path}: {error}") from None
+
+
+def _only(content: Mapping[str, Any], strategies: Sequence[str]) -> dict[str, Any]:
+    """Return a grid's content with these strategies alone."""
+    entries = content.get("strategies", [])
+    found = [entry for entry in entries if isinstance(entry, dict) and entry.get("name") in strategies]
+    new = [{"name": name} for name in strategies if name not in {entry["name"] for entry in found}]
+    return {**content, "strategies": [*found, *new]}
 
 
 def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
@@ -75,14 +89,24 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
 
     if not isinstance(content["question"], str) or not content["question"].strip():
         raise ValueError(f"question must be a text, got {content['question']!r}")
-    models = _names("model", content["models"], MODELS)
-    tasks = _names("task", content["tasks"], TASKS)
+    models = _names("model", content["models"])
+    for model in models:
+        find_model(model)
+    tasks = _names("task", content["tasks"])
+    for task in tasks:
+        if task not in TASKS:
+            raise no_such("task", task, TASKS)
     seeds = _whole_numbers("seeds", content.get("seeds", [0, 1, 2]), 0)
     sizes = _whole_numbers("n_train", content["n_train"], 1) if "n_train" in content else []
     train = content.get("train", {})
     if not isinstance(train, dict):
         raise ValueError(f"train must be a table, got {train!r}")
-    for key in train:
+    own_train = {key: value for key, value in train.items() if isinstance(value, dict)}
+    train = {key: value for key, value in train.items() if key not in own_train}
+    for key in own_train:
+        if key not in tasks:
+            raise no_such("task", key, tasks, " of this grid for [train.TASK]")
+    for key in itertools.chain(train, *own_train.values()):
         if key not in TRAIN_KEYS:
             raise no_such("key", key, TRAIN_KEYS, " in [train]")
     entries = content["strategies"]
@@ -92,7 +116,7 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
     trials = []
     for model, task, entry in itertools.product(models, tasks, entries):
         for size in sizes or [TASKS[task].n_train]:
-            for strategy, hparams, args in _settings(entry, train):
+            for strategy, hparams, args in _settings(entry, {**train, **own_train.get(task, {})}):
                 trials += [TrialSpec(model, task, size, strategy, hparams, args, seed) for seed in seeds]
     unique = {trial.trial_id: trial for trial in trials}
     return Grid(name, str(content["question"]), tuple(unique.values()))
@@ -101,21 +125,24 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
 def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], TrainArgs]]:
     """Yield every combination of one strategy's hyperparameters and training arguments, defaults filled in.
 
-    A training argument in the strategy's own table replaces the one of [train].
+    A training argument in the strategy's own table replaces the one of [train]. "space" stands for what the
+    strategy's own search space has.
     """
     entry = dict(entry)
     if not isinstance(entry.get("name"), str):
         raise ValueError(f"each of [[strategies]] needs a name, got {entry.get('name')!r}")
     name = entry.pop("name")
-    if name not in STRATEGIES:
-        raise no_such("strategy", name, STRATEGIES)
-    strategy = STRATEGIES[name]
+    strategy = find_strategy(name)
     own = [field.name for field in dataclasses.fields(strategy)]  # type: ignore[arg-type]
     for key in entry:
         if key not in own and key not in TRAIN_KEYS:
             raise no_such("hyperparameter", key, [*own, *TRAIN_KEYS], f" in the strategy {name}")
     swept = {**train, **entry}
     for key, value in swept.items():
+        if value == SPACE:
+            if key not in strategy.space:
+                raise no_such("hyperparameter", key, strategy.space, f" in the search space of {name}")
+            swept[key] = list(strategy.space[key])
         if value == []:
             raise ValueError(f"{key} of the strategy {name} is an empty list: nothing would run")
     for values in itertools.product(*(_as_list(value) for value in swept.values())):
@@ -128,15 +155,13 @@ def _as_list(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _names(kind: str, value: Any, table: Mapping[str, object]) -> Sequence[str]:
+def _names(kind: str, value: Any) -> Sequence[str]:
     names = _as_list(value)
     if not names:
         raise ValueError(f"{kind}s is an empty list")
     for name in names:
         if not isinstance(name, str):
             raise ValueError(f"{kind}s must hold names, got {name!r}")
-        if name not in table:
-            raise no_such(kind, name, table)
     return names
 
 

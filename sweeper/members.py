@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +139,10 @@ class MemberLayerNorm(nn.Module):
 
 
 class MemberEmbedding(nn.Module):
-    """A lookup table for each member; ``weight (members, vocabulary, width)``."""
+    """A lookup table for each member; ``weight (members, vocabulary, width)``.
+
+    A padding row is a row like any other: what stands there is masked by whoever pads.
+    """
 
     def __init__(self, base: nn.Embedding, members: int) -> None:
         super().__init__()
@@ -172,12 +175,30 @@ class MemberCopies(nn.Module):
         """Return one member's copy."""
         return self.copies[member]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(members * batch, ...)`` as the base module does."""
-        return torch.cat([module(part) for module, part in zip(self.copies, x.chunk(len(self.copies)), strict=True)])
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Map as the base module does; what has ``members * batch`` rows is shared out, all else goes to each copy."""
+        members = len(self.copies)
+        rows = len(next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
+
+        def part(value: Any, member: int) -> Any:
+            if isinstance(value, Tensor) and value.dim() and len(value) == rows:
+                return value.chunk(members)[member]
+            return value
+
+        outputs = [
+            module(*(part(value, k) for value in args), **{name: part(value, k) for name, value in kwargs.items()})
+            for k, module in enumerate(self.copies)
+        ]
+        if isinstance(outputs[0], tuple):
+            return tuple(torch.cat(values) for values in zip(*outputs, strict=True))
+        return torch.cat(outputs)
 
 
 MEMBER_LAYERS = (MemberLinear, MemberConv2d, MemberLayerNorm, MemberEmbedding, MemberCopies)
+
+
+# Their buffers change while they train; those of other modules are constants.
+RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class CannotPackError(ValueError):
@@ -210,11 +231,19 @@ def narrow(module: nn.Module, member: int) -> nn.Module | None:
     return plain
 
 
-def widen(module: nn.Module, members: int) -> nn.Module:
+def widen(module: nn.Module, members: int, done: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
     """Return the module with its parameters stacked, a set for each member, all ready to train.
 
     Modules that already carry the member axis are left as they are; containers are changed in place.
+
+    Args:
+        module: What to widen.
+        members: How many.
+        done: What each module has become, so that one that stands in two places stays one.
     """
+    done = {} if done is None else done
+    if module in done:
+        return done[module]
     if isinstance(module, MEMBER_LAYERS):
         wide = module
     elif type(module) is nn.Linear:
@@ -223,12 +252,13 @@ def widen(module: nn.Module, members: int) -> nn.Module:
         wide = MemberConv2d(module, members)
     elif type(module) is nn.LayerNorm:
         wide = MemberLayerNorm(module, members)
-    elif type(module) is nn.Embedding and module.max_norm is None and module.padding_idx is None:
+    elif type(module) is nn.Embedding and module.max_norm is None:
         wide = MemberEmbedding(module, members)
-    elif any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
+    elif any(True for _ in module.parameters(recurse=False)) or isinstance(module, RUNNING):
         wide = MemberCopies(module, members)
     else:
         for name, child in module.named_children():
-            setattr(module, name, widen(child, members))
+            setattr(module, name, widen(child, members, done))
         return module
+    done[module] = wide
     return wide.requires_grad_(True).train()

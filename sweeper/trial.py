@@ -6,6 +6,7 @@ import dataclasses
 import resource
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
 from sweeper.models import LoadedModel, find_model
+from sweeper.models.base import NotApplicableError, UnavailableError
 from sweeper.pack import make_packs
 from sweeper.provenance import code, environment, now
 from sweeper.source import source_weights
@@ -29,20 +31,72 @@ def run_trials(specs: Iterable[TrialSpec], pack_size: int = 8, grid: str | None 
         yield from run_pack(pack, {**code(), **environment(), "grid": grid})
 
 
-def check_all(specs: Iterable[TrialSpec]) -> None:
-    """Raise ValueError where a task has not the rows, or a strategy does not fit its model; nothing is trained."""
-    shapes: dict[tuple[str, int], TaskData] = {}
-    checked = set()
+@dataclass(frozen=True)
+class LeftOut:
+    """Trials of a grid that make no sense, or cannot run here.
+
+    Attributes:
+        what: Model, task or strategy, as far as they matter to the reason.
+        reason: Why, and where there is one the way out.
+        trials: How many.
+    """
+
+    what: str
+    reason: str
+    trials: int
+
+
+def check_all(specs: Sequence[TrialSpec]) -> tuple[list[TrialSpec], list[LeftOut]]:
+    """Return the trials that make sense, and what is left out and why; nothing is trained.
+
+    Raises:
+        ValueError: a task has not the rows, or a hyperparameter does not fit a model; also where a model,
+            a task or a strategy makes sense nowhere in these trials, for then it was asked for in vain.
+    """
+    loaded: dict[tuple[str, int], TaskData | NotApplicableError] = {}
+    verdicts: dict[tuple[str, ...], tuple[str, NotApplicableError] | None] = {}
+    kept = []
+    reasons: dict[tuple[str, str], int] = {}
     for spec in specs:
         rows = (spec.task, spec.n_train)
-        if rows not in shapes:
-            shapes[rows] = TASKS[spec.task].load(spec.seed, spec.n_train)
-        what = (spec.model, spec.strategy, str(spec.hparams), spec.task)
-        if what in checked:
-            continue
-        checked.add(what)
-        strategy = _strategy(spec)
-        next(strategy.adapt(_fresh_model(spec, shapes[rows], [spec.seed]), [strategy]))
+        if rows not in loaded:
+            try:
+                loaded[rows] = TASKS[spec.task].load(spec.seed, spec.n_train)
+            except NotApplicableError as error:
+                loaded[rows] = error
+        what = (spec.model, spec.task, spec.strategy, str(spec.hparams))
+        if what not in verdicts:
+            verdicts[what] = _makes_no_sense(spec, loaded[rows])
+        verdict = verdicts[what]
+        if verdict is None:
+            kept.append(spec)
+        else:
+            key = (verdict[0], str(verdict[1]))
+            reasons[key] = reasons.get(key, 0) + 1
+    for name in ("model", "task", "strategy"):
+        here = {getattr(spec, name) for spec in kept}
+        for spec in specs:
+            if getattr(spec, name) not in here:
+                reason = next(v[1] for what, v in verdicts.items() if v and getattr(spec, name) in what)
+                if not kept or not isinstance(reason, UnavailableError):
+                    raise reason
+    return kept, [LeftOut(what, reason, number) for (what, reason), number in reasons.items()]
+
+
+def _makes_no_sense(spec: TrialSpec, data: TaskData | NotApplicableError) -> tuple[str, NotApplicableError] | None:
+    """Return what of a trial is to blame, and why; ``None`` where it makes sense."""
+    if isinstance(data, NotApplicableError):
+        return spec.task, data
+    try:
+        model = _fresh_model(spec, data, [spec.seed])
+    except NotApplicableError as error:
+        return f"{spec.model} on {spec.task}", error
+    strategy = _strategy(spec)
+    try:
+        next(strategy.adapt(model, [strategy]))
+    except NotApplicableError as error:
+        return f"{spec.strategy} on {spec.model}", error
+    return None
 
 
 def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[TrialResult]:
@@ -86,8 +140,7 @@ def _strategy(spec: TrialSpec) -> Strategy:
 
 
 def _fresh_model(spec: TrialSpec, data: TaskData, seeds: Sequence[int]) -> LoadedModel:
-    shape = tuple(data.splits["train"].x.shape[1:])
-    model = find_model(spec.model)(shape, data.n_classes, spec.seed)
+    model = find_model(spec.model)(data.input_shape, data.n_classes, spec.seed)
     model.seeds = tuple(seeds)
     model.head_is_fresh = data.pretrain is None
     return model
@@ -117,6 +170,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[Tria
     weights, data = _load(specs[0])
     metric = TASKS[specs[0].task].metric
     model = _fresh_model(specs[0], data, [spec.seed for spec in specs])
+    data = data.encoded(model.encode)
     if weights is not None:
         model.network.load_state_dict(weights)
     model.network.to(device)

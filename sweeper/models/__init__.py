@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sweeper.models import mlp, small_cnn, tiny_transformer
+from sweeper.models import huggingface, minilm, mlp, small_cnn, tiny_transformer
 from sweeper.models.base import LoadedModel, ModelBuilder
 from sweeper.registry import with_plugins
 from sweeper.suggest import no_such
@@ -12,12 +12,13 @@ MODELS: dict[str, ModelBuilder] = with_plugins(
         "mlp": mlp.build,
         "small_cnn": small_cnn.build,
         "tiny_transformer": tiny_transformer.build,
+        "minilm": minilm.build,
     },
     "sweeper.models",
 )
 
 # "family:rest" -> the builder that the family makes for the rest of the name.
-FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {}
+FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {"hf": huggingface.named}
 
 
 def find_model(name: str) -> ModelBuilder:

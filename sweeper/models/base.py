@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,44 @@ class Addition(Protocol):
         ...
 
 
+class Beside(nn.Module):
+    """A module that stands in the place of its child ``base``; what it lacks, such as a weight, is the base's."""
+
+    base: nn.Module
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a parameter, buffer or child of this module, else the base's attribute."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base":
+                raise
+            return getattr(super().__getattr__("base"), name)
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """The shape of the keys and values that each attention layer can be given beside its own.
+
+    Attributes:
+        layers: Attention layers.
+        heads: Key and value heads of each.
+        width: Features of a head.
+    """
+
+    layers: int
+    heads: int
+    width: int
+
+
+class NoKeyValues(nn.Module):
+    """The place, a network's child ``key_values``, where a strategy may put keys and values for each layer."""
+
+    def forward(self, rows: int) -> list[tuple[Tensor, Tensor]] | None:
+        """Return a key and a value ``(rows, heads, tokens, width)`` for each layer; here there are none."""
+        return None
+
+
 @dataclass
 class LoadedModel:
     """A network, frozen until a strategy wakes parts of it, and where its parts are.
@@ -78,11 +116,12 @@ class LoadedModel:
         blocks: The repeated stages between embedding and head, first to last.
         widths: Features (channels) that each block puts out.
         roles: Path -> role, for each linear and convolution inside the blocks: "query", "key",
-            "value", "attn_out", "mlp_in", "mlp_out", "linear" or "conv".
+            "value", "qkv" (the three fused), "attn_out", "mlp_in", "mlp_out", "linear" or "conv".
         embedding: The module that turns raw input into features; ``None`` where there is none.
         head_is_fresh: Whether the head is newly initialised, so that every strategy must train it.
         before_head: Linear layers right before the head that came without pretrained weights: they are
             fresh where the head is.
+        key_values: For a network with a child ``key_values``: what attention may be given there.
         encode: For a model that reads texts: texts to token ids ``(rows, tokens)``.
         seeds: One seed for each member.
     """
@@ -95,6 +134,7 @@ class LoadedModel:
     embedding: str | None = None
     head_is_fresh: bool = False
     before_head: tuple[str, ...] = ()
+    key_values: KeyValues | None = None
     encode: Callable[[Sequence[str]], Tensor] | None = None
     seeds: tuple[int, ...] = (0,)
     switches: list[Addition] = field(default_factory=list)
@@ -168,7 +208,9 @@ class LoadedModel:
             elif name == "head":
                 paths = [self.head]
             else:
-                paths = [path for path, role in self.roles.items() if role == name]
+                # A fused layer is the query's, the key's and the value's.
+                fused = "qkv" if name in ("query", "key", "value") else name
+                paths = [path for path, role in self.roles.items() if role in (name, fused)]
             if not paths:
                 raise no_such("role", name, ["all", "head", *self.roles.values()], " in this model")
             named += paths
@@ -237,7 +279,10 @@ class ModelBuilder(Protocol):
         ...
 
 
-def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+Made = TypeVar("Made")
+
+
+def seeded(seed: int, make: Callable[[], Made]) -> Made:
     """Return what ``make`` builds from freshly seeded weights, the global generator left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "weights"))

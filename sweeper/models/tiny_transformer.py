@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweeper.models.base import LoadedModel, NotApplicableError, kind, seeded
+from sweeper.models.base import KeyValues, LoadedModel, NoKeyValues, NotApplicableError, kind, seeded
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 32, 4, 2, 100
 GREY_LEVELS = 17  # the digits of scikit-learn have 0 to 16
@@ -26,9 +26,11 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, tokens, width)`` to the same shape."""
+    def forward(self, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Map ``(batch, tokens, width)`` to the same shape; ``before`` are keys and values to look at as well."""
         q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        if before is not None:
+            k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -43,9 +45,9 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width)
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Map ``(batch, tokens, width)`` to the same shape."""
-        x = self.norm1(x + self.attention(x))
+        x = self.norm1(x + self.attention(x, before))
         return self.norm2(x + self.mlp_out(F.relu(self.mlp_in(x))))
 
 
@@ -59,15 +61,18 @@ class TinyTransformer(nn.Module):
         # Small beside the positions: with torch's own standard deviation of 1 the position is lost in the
         # noise, and clean digits stay at 0.67 after 300 steps instead of 0.84 (`digits_shifted`, lr 3e-3).
         nn.init.normal_(self.embedding.weight, std=0.3)
+        self.key_values: nn.Module = NoKeyValues()
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.head = nn.Linear(width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map token ids ``(batch, tokens)``, or grey images ``(batch, 1, h, w)`` in 0..1, to ``(batch, classes)``."""
         ids = x if not x.is_floating_point() else pixels_as_tokens(x)
-        x = self.embedding(ids) + positions(ids.shape[1], self.width).to(self.head.weight.device)
-        for block in self.blocks:
-            x = block(x)
+        x = self.embedding(ids)
+        x = x + positions(x.shape[1], self.width).to(x.device)
+        before = self.key_values(len(x)) or [None] * len(self.blocks)
+        for block, own in zip(self.blocks, before, strict=True):
+            x = block(x, own)
         return self.head(x.mean(1))
 
 
@@ -115,4 +120,5 @@ def build(
         widths=(width,) * layers,
         roles={f"blocks.{i}.{path}": role for i in range(layers) for path, role in inside.items()},
         embedding="embedding",
+        key_values=KeyValues(layers, heads, width // heads),
     )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweeper.members import split, stack
-from sweeper.models.base import LoadedModel
+from sweeper.models.base import Beside, LoadedModel
 from sweeper.spec import Json
 from sweeper.strategies.base import Stage
 
@@ -43,17 +43,17 @@ class BitFit:
         yield Stage()
 
 
-class Biased(nn.Module):
+class Biased(Beside):
     """A frozen layer with a bias for each member instead of its own; ``bias (members, out)``."""
 
     def __init__(self, base: nn.Module, members: int) -> None:
         super().__init__()
         assert isinstance(base, nn.Linear | nn.Conv2d | nn.LayerNorm)
         assert base.bias is not None
-        self.base = base.requires_grad_(False)
         self.members = members
         self.enabled = True
-        self.bias = stack(base.bias, members)
+        self.bias = stack(base.bias, members)  # before the base, whose bias has the same name
+        self.base = base.requires_grad_(False)
 
     def own_params(self, member: int) -> int:
         """Return how many parameters a member trains here."""
@@ -83,6 +83,7 @@ class Biased(nn.Module):
         elif isinstance(base, nn.LayerNorm):
             y = F.layer_norm(x, base.normalized_shape, base.weight, None, base.eps)
         else:
+            assert isinstance(base, nn.Conv2d)
             y = base._conv_forward(x, base.weight, None)
         # Along the last axis, or along the channels of a convolution's output.
         wide = [self.members, 1, -1, 1, 1] if isinstance(base, nn.Conv2d) else [self.members, *[1] * (y.dim() - 1), -1]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweeper.members import to_channels
-from sweeper.models.base import Generators, LoadedModel, generators
+from sweeper.models.base import Beside, Generators, LoadedModel, generators
 from sweeper.spec import Json
 from sweeper.strategies.base import LATER, Stage, check_above_zero, check_whole
 
@@ -92,7 +92,7 @@ def check_rank(path: str, layer: nn.Module, rank: int) -> None:
         )
 
 
-class LowRank(nn.Module):
+class LowRank(Beside):
     """A frozen layer plus a low-rank term for each member.
 
     Unequal ranks share one tensor: what lies beyond a member's rank is zero in both factors, gets no

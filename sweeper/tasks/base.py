@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
+from sweeper.models.base import TEXTS
 from sweeper.spec import TrainArgs
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled rows: inputs ``x (rows, ...)`` and class numbers ``y (rows,)``."""
+    """Labelled rows: inputs ``x (rows, ...)`` and class numbers ``y (rows,)``.
+
+    Where rows are texts, ``x`` is ``(rows, 0)`` until `TaskData.encoded` has a model's token ids for it.
+    """
 
     x: Tensor
     y: Tensor
+    texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
 
     def rows(self, index: Tensor) -> Split:
         """Return the rows of these numbers."""
-        return Split(self.x[index], self.y[index])
+        texts = tuple(self.texts[i] for i in index.tolist()) if self.texts else ()
+        return Split(self.x[index], self.y[index], texts)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,32 @@ class TaskData:
     pretrain: TrainArgs | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
     focus: Callable[[Sequence[int]], TaskData] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one row's input; ``()`` for texts."""
+        train = self.splits["train"]
+        return TEXTS if train.texts else tuple(train.x.shape[1:])
+
+    def encoded(self, encode: Callable[[Sequence[str]], Tensor] | None) -> TaskData:
+        """Return the same rows with texts as token ids, where they are texts."""
+        if encode is None or self.input_shape != TEXTS:
+            return self
+        splits = {name: Split(encode(split.texts), split.y, split.texts) for name, split in self.splits.items()}
+        return replace(self, splits=splits)
+
+
+def stratified(y: np.ndarray, sizes: Sequence[int], rng: np.random.Generator) -> list[np.ndarray]:
+    """Return disjoint sets of row numbers of these sizes, each with about the class shares of the whole."""
+    order = rng.permutation(len(y))
+    # Sorted by their rank within the class, rows come round robin over the classes ...
+    rank = np.empty(len(y))
+    for label in np.unique(y):
+        mine = order[y[order] == label]
+        rank[mine] = (np.arange(len(mine)) + rng.random()) / len(mine)
+    by_rank = np.argsort(rank, kind="stable")
+    # ... so that every stretch of that order is stratified.
+    return np.split(by_rank[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
 class Task(Protocol):

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from sweeper.models.base import derived_seed
 from sweeper.spec import TrainArgs
-from sweeper.tasks.base import Split, TaskData
+from sweeper.tasks.base import Split, TaskData, stratified
 
 DEGREES = 25.0
 NOISE_STD = 0.15
@@ -93,19 +93,6 @@ def shifted(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return images rotated by 25 degrees, with Gaussian noise of standard deviation 0.15, clipped to 0..1."""
     turned = ndimage.rotate(x, DEGREES, axes=(-1, -2), reshape=False, order=1)
     return np.clip(turned + rng.normal(0, NOISE_STD, x.shape), 0, 1).astype(np.float32)
-
-
-def stratified(y: np.ndarray, sizes: Sequence[int], rng: np.random.Generator) -> list[np.ndarray]:
-    """Return disjoint sets of row numbers of these sizes, each with about the class shares of the whole."""
-    order = rng.permutation(len(y))
-    # Sorted by their rank within the class, rows come round robin over the classes ...
-    rank = np.empty(len(y))
-    for label in np.unique(y):
-        mine = order[y[order] == label]
-        rank[mine] = (np.arange(len(mine)) + rng.random()) / len(mine)
-    by_rank = np.argsort(rank, kind="stable")
-    # ... so that every stretch of that order is stratified.
-    return np.split(by_rank[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
 def to_split(x: np.ndarray, y: np.ndarray) -> Split:

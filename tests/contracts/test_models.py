@@ -9,7 +9,7 @@ from torch import nn
 from sweeper.models import MODELS
 from tests import small
 
-every = pytest.mark.parametrize("name", MODELS)
+every = pytest.mark.parametrize("name", [name for name in MODELS if name != "minilm"])  # it reads texts
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
