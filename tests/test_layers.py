@@ -38,6 +38,7 @@ MAY_IMPORT = {
         "sweeper.registry",
         "sweeper.spec",
         "sweeper.suggest",
+        "sweeper.torchvision_ops",
     },
 }
 

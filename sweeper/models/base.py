@@ -122,6 +122,7 @@ class LoadedModel:
         before_head: Linear layers right before the head that came without pretrained weights: they are
             fresh where the head is.
         key_values: For a network with a child ``key_values``: what attention may be given there.
+        spare_tokens: How many tokens may stand beside those of the rows; ``None`` for no limit.
         encode: For a model that reads texts: texts to token ids ``(rows, tokens)``.
         seeds: One seed for each member.
     """
@@ -135,6 +136,7 @@ class LoadedModel:
     head_is_fresh: bool = False
     before_head: tuple[str, ...] = ()
     key_values: KeyValues | None = None
+    spare_tokens: int | None = None
     encode: Callable[[Sequence[str]], Tensor] | None = None
     seeds: tuple[int, ...] = (0,)
     switches: list[Addition] = field(default_factory=list)
@@ -180,12 +182,7 @@ class LoadedModel:
             self.wake(path)
             layer = self.get(path)
             assert isinstance(layer, MemberLinear)
-            with torch.no_grad():
-                for k, generator in enumerate(rngs):
-                    bound = layer.weight.shape[-1] ** -0.5  # nn.Linear's own initialisation
-                    for p in (layer.weight, layer.bias):
-                        if p is not None:  # drawn on the CPU: the same numbers on every device
-                            p[k] = torch.empty(p.shape[1:]).uniform_(-bound, bound, generator=generator)
+            initialise(layer, rngs)
 
     def not_applicable(self, strategy: str, reason: str) -> NotApplicableError:
         """Return the error that a strategy raises, before it changes anything, where it makes no sense here."""
@@ -277,6 +274,16 @@ class ModelBuilder(Protocol):
             NotApplicableError: rows of this shape are nothing for this network.
         """
         ...
+
+
+def initialise(layer: MemberLinear, rngs: Generators) -> None:
+    """Draw each member's weight and bias anew, as `nn.Linear` does."""
+    bound = layer.weight.shape[-1] ** -0.5
+    with torch.no_grad():
+        for k, rng in enumerate(rngs):
+            for p in (layer.weight, layer.bias):
+                if p is not None:  # drawn on the CPU: the same numbers on every device
+                    p[k] = torch.empty(p.shape[1:]).uniform_(-bound, bound, generator=rng)
 
 
 Made = TypeVar("Made")

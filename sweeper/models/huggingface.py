@@ -43,14 +43,13 @@ class TextNetwork(nn.Module):
 
     Args:
         hf: The classifier.
-        embedding: Path of its input embedding within this network.
         pads_left: Whether padding stands before the tokens, as for decoders, which answer at the last one.
     """
 
-    def __init__(self, hf: Any, embedding: str, pads_left: bool) -> None:
+    def __init__(self, hf: Any, pads_left: bool) -> None:
         super().__init__()
         self.hf: Any = hf
-        self.embedding_path, self.pads_left = embedding, pads_left
+        self.pads_left = pads_left
         self.pad: int = hf.config.pad_token_id
         self.is_encoder_decoder = bool(hf.config.is_encoder_decoder)
         self.takes_positions = pads_left and "position_ids" in inspect.signature(hf.forward).parameters
@@ -63,13 +62,12 @@ class TextNetwork(nn.Module):
         ids = ids[:, int(used[0]) :] if self.pads_left else ids[:, : int(used[-1]) + 1]
         mask = ids != self.pad
         call: dict[str, Any] = {"input_ids": ids}
-        embedding = self.get_submodule(self.embedding_path)
+        embedding = _token_table(self.hf)
         if getattr(embedding, "virtual_tokens", 0):
             embedded = embedding(ids)
             mask = _ones_before(mask, embedded.shape[1] - ids.shape[1])
             if self.is_encoder_decoder:
-                encoder = self.hf.get_encoder()
-                call["encoder_outputs"] = encoder(inputs_embeds=embedded, attention_mask=mask.long())
+                call["encoder_outputs"] = self.hf.get_encoder()(inputs_embeds=embedded, attention_mask=mask.long())
             else:
                 call = {"inputs_embeds": embedded}
         past = self.key_values(len(ids))
@@ -83,6 +81,11 @@ class TextNetwork(nn.Module):
         if self.takes_positions:
             call["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -_tokens(call) :]
         return self.hf(attention_mask=mask.long(), use_cache=False, **call).logits
+
+
+def _token_table(hf: Any) -> nn.Module:
+    """Return the embedding of input tokens; of a table that encoder and decoder share, the encoder's place for it."""
+    return (hf.get_encoder() if hf.config.is_encoder_decoder else hf).get_input_embeddings()
 
 
 def _tokens(call: Mapping[str, Tensor]) -> int:
@@ -112,15 +115,21 @@ class ImageNetwork(nn.Module):
         return self.hf(pixel_values=(x - self.mean) / self.std).logits
 
 
-def named(name: str) -> ModelBuilder:
-    """Return the builder of ``hf:NAME``; NAME is a folder, or a model on the Hub or in its cache."""
+def named(name: str, shown: str = "") -> ModelBuilder:
+    """Return the builder of ``hf:NAME``; NAME is a folder, or a model on the Hub or in its cache.
+
+    Args:
+        name: The folder or the model.
+        shown: What messages call it, if not that.
+    """
+    shown = shown or f"hf:{name}"
 
     def build(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
-        _check_kind(_config(name), input_shape, f"hf:{name}")
+        _check_kind(_config(name), input_shape, shown)
         hf, fresh = _pretrained(name, n_classes, bool(input_shape))
         hf = copy.deepcopy(hf)
         tokenizer = None if input_shape else _tokenizer(name)
-        return anatomy(hf, input_shape, fresh, tokenizer, read_roles(Path(name)), f"hf:{name}")
+        return anatomy(hf, input_shape, fresh, tokenizer, read_roles(Path(name)), shown)
 
     return build
 
@@ -261,15 +270,13 @@ def anatomy(
     if sees:
         network = ImageNetwork(hf, [0.5] * hf.config.num_channels, [0.5] * hf.config.num_channels)
     else:
-        encoder = hf.get_encoder() if hf.config.is_encoder_decoder else hf
-        table = encoder.get_input_embeddings()
+        table = _token_table(hf)
         paths = [path for path, module in hf.named_modules(remove_duplicate=False) if module is table]
-        # A table that encoder and decoder share is the encoder's here.
         embedding = f"hf.{next((path for path in paths if 'encoder' in path.split('.')), paths[0])}"
         if hf.config.pad_token_id is None:
             hf.config.pad_token_id = _spare_token(tokenizer, hf.config)
         pads_left = hasattr(hf, "score")  # transformers' own name for the head that reads the last token
-        network = TextNetwork(hf, embedding, pads_left)
+        network = TextNetwork(hf, pads_left)
         key_values = _key_values(hf)
     return LoadedModel(
         network=network,
@@ -281,6 +288,7 @@ def anatomy(
         before_head=tuple(f"hf.{path}" for path in before_head),
         encode=None if tokenizer is None else _encoder(tokenizer, hf.config, pads_left),
         key_values=key_values,
+        spare_tokens=None if sees else _spare_tokens(hf.config),
     )
 
 
@@ -302,6 +310,12 @@ def _spare_token(tokenizer: Any, config: Any) -> int:
         if isinstance(found, int):
             return found
     return int(config.vocab_size) - 1
+
+
+def _spare_tokens(config: Any) -> int | None:
+    """Return how many positions texts of `MAX_TOKENS` leave; ``None`` for a model that counts without limit."""
+    most = getattr(config, "max_position_embeddings", None)
+    return None if most is None else most - MAX_TOKENS - 2  # RoBERTa counts from 2
 
 
 def _width(config: Any) -> int:

