@@ -21,11 +21,17 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
     "gradual_unfreeze": [{}, {}, {}],
     "probe_then_full": [{"full_rate": 0.1}, {"full_rate": 1.0}, {"full_rate": 0.3}],
     "bitfit": [{}, {}, {}],
+    "norm_tuning": [{}, {}, {}],
+    "ia3": [{}, {}, {}],
     "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0, "scaling": "rslora"}, {"rank": 3, "b_rate": 4.0}],
-    "adapter": [{"bottleneck": 2}, {"bottleneck": 8}, {"bottleneck": 5}],
+    "adapter": [{"bottleneck": 2}, {"bottleneck": 8, "scale": 4.0}, {"bottleneck": 5}],
 }
 # Model -> strategies that make no sense on it; the tests see that these, and only these, are refused.
-LEFT_OUT: dict[str, set[str]] = {"mlp": set(), "small_cnn": set(), "tiny_transformer": set()}
+LEFT_OUT: dict[str, set[str]] = {
+    "mlp": {"ia3", "norm_tuning"},
+    "small_cnn": {"ia3", "norm_tuning"},
+    "tiny_transformer": set(),
+}
 
 # Strategies that no plain network can compute.
 STAYS_BESIDE = {"adapter"}

@@ -9,7 +9,9 @@ from sweeper.strategies.bitfit import BitFit
 from sweeper.strategies.feature_extraction import FeatureExtraction
 from sweeper.strategies.full import Full
 from sweeper.strategies.gradual_unfreeze import GradualUnfreeze
+from sweeper.strategies.ia3 import IA3
 from sweeper.strategies.lora import Lora
+from sweeper.strategies.norm_tuning import NormTuning
 from sweeper.strategies.partial_unfreeze import PartialUnfreeze
 from sweeper.strategies.probe_then_full import ProbeThenFull
 from sweeper.suggest import no_such
@@ -23,6 +25,8 @@ _SHIPPED: tuple[type[Strategy], ...] = (
     Lora,
     Adapter,
     BitFit,
+    NormTuning,
+    IA3,
 )
 
 STRATEGIES: dict[str, type[Strategy]] = with_plugins({s.name: s for s in _SHIPPED}, "sweeper.strategies")
