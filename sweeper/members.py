@@ -23,6 +23,13 @@ def split(x: Tensor, members: int) -> Tensor:
     return x.reshape(members, -1, *x.shape[1:])
 
 
+def along_features(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Return ``values (members, features)`` shaped to meet ``split(x, members)``; x has its features along ``axis``."""
+    wide = [len(values), *[1] * x.dim()]
+    wide[axis if axis < 0 else axis + 1] = -1
+    return values.view(wide)
+
+
 def stack(value: Tensor, members: int) -> nn.Parameter:
     """Return one copy of a parameter for each member, along a new first axis."""
     return nn.Parameter(value.detach().unsqueeze(0).repeat(members, *[1] * value.dim()))

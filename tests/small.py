@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+import torch
+from torch import Tensor, nn
+
 from sweeper.models import MODELS, LoadedModel
+from sweeper.models.base import seeded
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES, Strategy, hparams_of
-from sweeper.tasks import TASKS, TaskData
+from sweeper.tasks import TASKS, Split, TaskData
+from sweeper.torchvision_ops import declare_missing_ops
 from sweeper.train import Trained, train_pack
 
 TASK = "digits_shifted"
@@ -21,11 +27,17 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
     "gradual_unfreeze": [{}, {}, {}],
     "probe_then_full": [{"full_rate": 0.1}, {"full_rate": 1.0}, {"full_rate": 0.3}],
     "bitfit": [{}, {}, {}],
+    "norm_tuning": [{}, {}, {}],
+    "ia3": [{}, {}, {}],
     "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0, "scaling": "rslora"}, {"rank": 3, "b_rate": 4.0}],
-    "adapter": [{"bottleneck": 2}, {"bottleneck": 8}, {"bottleneck": 5}],
+    "adapter": [{"bottleneck": 2}, {"bottleneck": 8, "scale": 4.0}, {"bottleneck": 5}],
 }
 # Model -> strategies that make no sense on it; the tests see that these, and only these, are refused.
-LEFT_OUT: dict[str, set[str]] = {"mlp": set(), "small_cnn": set(), "tiny_transformer": set()}
+LEFT_OUT: dict[str, set[str]] = {
+    "mlp": {"ia3", "norm_tuning"},
+    "small_cnn": {"ia3", "norm_tuning"},
+    "tiny_transformer": set(),
+}
 
 # Strategies that no plain network can compute.
 STAYS_BESIDE = {"adapter"}
@@ -68,6 +80,73 @@ def train_some(
 
 def strategies(name: str, members: Sequence[int]) -> list[Strategy]:
     return [STRATEGIES[name](**MEMBERS[name][k]) for k in members]
+
+
+class Logits(nn.Module):
+    """A classifier of the transformers library that returns its logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model(input_ids=ids).logits
+
+
+def tiny_bert(seeds: Sequence[int]) -> LoadedModel:
+    """A BERT of two layers on token ids, with random weights; the test is skipped without transformers."""
+    declare_missing_ops()
+    transformers = pytest.importorskip("transformers")
+    # Ten times BERT's own spread of weights: at 0.02 a layer adds next to nothing to its residual.
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(**size, vocab_size=100, initializer_range=0.2)
+    network = Logits(seeded(0, lambda: transformers.BertForSequenceClassification(config)))
+    inside = {
+        "attention.self.query": "query",
+        "attention.self.key": "key",
+        "attention.self.value": "value",
+        "attention.output.dense": "attn_out",
+        "intermediate.dense": "mlp_in",
+        "output.dense": "mlp_out",
+    }
+    blocks = tuple(f"model.bert.encoder.layer.{i}" for i in range(2))
+    roles = {f"{block}.{path}": role for block in blocks for path, role in inside.items()}
+    return LoadedModel(network, "model.classifier", blocks, (32, 32), roles, seeds=tuple(seeds))
+
+
+def check_what_is_added(build: Callable[[Sequence[int]], LoadedModel], x: Tensor, chosen: Sequence[Strategy]) -> None:
+    """See that what strategies add starts at the loaded function, learns, packs, switches off and merges."""
+    members = len(chosen)
+    seeds = range(members)
+    before = build([0]).network(x)
+    fresh = build(seeds)
+    next(chosen[0].adapt(fresh, chosen))
+    start = fresh.logits(torch.cat([x] * members))
+    torch.testing.assert_close(start, before.expand_as(start), rtol=1e-5, atol=1e-6)
+
+    split = Split(x, torch.arange(len(x)) % before.shape[-1])
+    args = [train_args(1, steps=12)] * members
+
+    def trained_on(numbers: Sequence[int]) -> LoadedModel:
+        loaded = build([seeds[k] for k in numbers])
+        some, rows = [chosen[k] for k in numbers], [split] * len(numbers)
+        for member in train_pack(loaded, some, args[: len(numbers)], rows, rows, "accuracy"):
+            assert member.curve[-1]["train_loss"] < member.curve[0]["train_loss"]
+        return loaded
+
+    pack = trained_on(range(members))
+    packed = pack.logits(torch.cat([x] * members))
+    for k in range(members):
+        assert not torch.allclose(packed[k], before, atol=1e-3)
+        torch.testing.assert_close(packed[k], trained_on([k]).logits(x)[0], rtol=1e-3, atol=1e-4)
+        merged = pack.merged(k)
+        assert (merged is None) == (chosen[0].name in STAYS_BESIDE)
+        if merged is not None:
+            torch.testing.assert_close(merged(x), packed[k], rtol=1e-4, atol=1e-5)
+            assert list(merged.state_dict()) == list(build([0]).network.state_dict())
+    assert pack.can_switch_off
+    pack.switch(False)
+    assert torch.equal(pack.network(x), before)
 
 
 def spec(strategy: str = "lora", seed: int = 0, lr: float = 1e-2, **hparams: Any) -> TrialSpec:

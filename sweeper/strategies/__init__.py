@@ -10,7 +10,9 @@ from sweeper.strategies.bitfit import BitFit
 from sweeper.strategies.feature_extraction import FeatureExtraction
 from sweeper.strategies.full import Full
 from sweeper.strategies.gradual_unfreeze import GradualUnfreeze
+from sweeper.strategies.ia3 import IA3
 from sweeper.strategies.lora import Lora
+from sweeper.strategies.norm_tuning import NormTuning
 from sweeper.strategies.p_tuning import PTuning
 from sweeper.strategies.partial_unfreeze import PartialUnfreeze
 from sweeper.strategies.prefix_tuning import PrefixTuning
@@ -30,6 +32,8 @@ _SHIPPED: tuple[type[Strategy], ...] = (
     PromptTuning,
     PTuning,
     PrefixTuning,
+    NormTuning,
+    IA3,
 )
 
 STRATEGIES: dict[str, type[Strategy]] = with_plugins({s.name: s for s in _SHIPPED}, "sweeper.strategies")

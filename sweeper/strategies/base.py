@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Protocol, Self
 
+from torch import nn
+
 from sweeper.models.base import LoadedModel
 from sweeper.spec import Json
 
@@ -88,3 +90,11 @@ def check_above_zero(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a number above 0, got {value!r}")
     return float(value)
+
+
+def features(layer: nn.Module, inputs: bool = False) -> int:
+    """Return how many features, or channels, a layer puts out or takes in."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features if inputs else layer.out_features
+    assert isinstance(layer, nn.Conv2d)
+    return layer.in_channels if inputs else layer.out_channels

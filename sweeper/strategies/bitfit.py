@@ -10,10 +10,12 @@ from typing import ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweeper.members import split, stack
+from sweeper.members import along_features, split, stack
 from sweeper.models.base import Beside, LoadedModel
 from sweeper.spec import Json
 from sweeper.strategies.base import Stage
+
+WITH_BIAS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,10 @@ class BitFit:
         paths = [
             path
             for path, module in model.network.named_modules()
-            if type(module) in (nn.Linear, nn.Conv2d, nn.LayerNorm) and module.bias is not None and path != model.head
+            if type(module) in WITH_BIAS and module.bias is not None and path != model.head
         ]
         if not paths:
-            raise ValueError("bitfit finds no bias in the backbone of this model")
+            raise model.not_applicable("bitfit", "there is no bias in the backbone of this model")
         for path in paths:
             model.attach(path, Biased(model.get(path), model.members))
         if model.head_is_fresh:
@@ -48,7 +50,7 @@ class Biased(Beside):
 
     def __init__(self, base: nn.Module, members: int) -> None:
         super().__init__()
-        assert isinstance(base, nn.Linear | nn.Conv2d | nn.LayerNorm)
+        assert isinstance(base, WITH_BIAS)
         assert base.bias is not None
         self.members = members
         self.enabled = True
@@ -82,9 +84,12 @@ class Biased(Beside):
             y = F.linear(x, base.weight)
         elif isinstance(base, nn.LayerNorm):
             y = F.layer_norm(x, base.normalized_shape, base.weight, None, base.eps)
-        else:
-            assert isinstance(base, nn.Conv2d)
+        elif isinstance(base, nn.GroupNorm):
+            y = F.group_norm(x, base.num_groups, base.weight, None, base.eps)
+        elif isinstance(base, nn.Conv2d):
             y = base._conv_forward(x, base.weight, None)
-        # Along the last axis, or along the channels of a convolution's output.
-        wide = [self.members, 1, -1, 1, 1] if isinstance(base, nn.Conv2d) else [self.members, *[1] * (y.dim() - 1), -1]
-        return (split(y, self.members) + self.bias.view(wide)).reshape(y.shape)
+        else:  # batch normalisation, with the statistics it was loaded with
+            assert isinstance(base, nn.BatchNorm1d | nn.BatchNorm2d)
+            y = F.batch_norm(x, base.running_mean, base.running_var, base.weight, None, eps=base.eps)
+        axis = -1 if isinstance(base, nn.Linear | nn.LayerNorm) else 1
+        return (split(y, self.members) + along_features(self.bias, y, axis)).reshape(y.shape)

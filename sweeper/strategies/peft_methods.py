@@ -104,7 +104,7 @@ def _adapt(self: Any, model: LoadedModel, members: Sequence[Any]) -> Iterator[St
             if whole is None:
                 peft.inject_adapter_in_model(self.config(**choice), model.network)
             else:
-                model.network.hf = peft.get_peft_model(whole, self.config(**choice))  # type: ignore[assignment]
+                model.network.hf = peft.get_peft_model(whole, self.config(**choice))
             break
         except (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError, ImportError) as error:
             if choice is choices[-1]:
