@@ -21,6 +21,7 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
     "gradual_unfreeze": [{}, {}, {}],
     "probe_then_full": [{"full_rate": 0.1}, {"full_rate": 1.0}, {"full_rate": 0.3}],
     "bitfit": [{}, {}, {}],
+    "domain_adaptation": [{"align": "coral", "align_weight": weight} for weight in (1.0, 100.0, 0.1)],
     "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0, "scaling": "rslora"}, {"rank": 3, "b_rate": 4.0}],
     "adapter": [{"bottleneck": 2}, {"bottleneck": 8}, {"bottleneck": 5}],
 }
@@ -62,6 +63,7 @@ def train_some(
         [rows.splits["train"]] * len(members),
         [rows.splits["valid"]] * len(members),
         "accuracy",
+        {"source_train": rows.splits["source_train"]},
     )
     return loaded, trained
 
