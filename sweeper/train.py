@@ -74,15 +74,38 @@ class Draws:
         """Return inputs ``(members * batch, ...)`` and labels ``(members, batch)``."""
         own = self.splits[split]
         if (split, share) not in self.orders:
-            # Streams of their own for all but the ordinary one, whose numbers stored trials depend on.
-            purpose = "order" if (split, share) == ("train", 1.0) else f"order/{split}/{share}"
-            rows = max(1, round(share * len(own[0])))
-            self.orders[split, share] = [batches(rows, self.batch_size, rng) for rng in generators(self.seeds, purpose)]
+            self.orders[split, share] = self._streams(split, share)
         picks = [next(order) for order in self.orders[split, share]]
         x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)])
         y = torch.stack([rows.y[pick] for rows, pick in zip(own, picks, strict=True)])
         self.rows += len(picks[0])
         return x.to(self.device), y.to(self.device)
+
+    def _streams(self, split: str, share: float) -> list[Iterator[Tensor]]:
+        # Seeds of their own for all but the ordinary stream, whose numbers stored trials depend on.
+        purpose = "order" if (split, share) == ("train", 1.0) else f"order/{split}/{share}"
+        rngs = generators(self.seeds, purpose)
+        samples = [stratified_share(rows.y, share) for rows in self.splits[split]]
+        return [
+            map(sample.__getitem__, batches(len(sample), self.batch_size, rng))
+            for sample, rng in zip(samples, rngs, strict=True)
+        ]
+
+
+def stratified_share(y: Tensor, share: float) -> Tensor:
+    """Return the numbers of a share of the rows, at least one: of each class its first ones, about that share.
+
+    Where a row has more than one label, the first rows.
+    """
+    wanted = max(1, round(share * len(y)))
+    order = torch.arange(len(y))
+    if wanted < len(y) and y.dim() == 1:
+        rank = torch.empty(len(y))
+        for label in y.unique():
+            mine = y == label
+            rank[mine] = (torch.arange(int(mine.sum())) + 0.5) / mine.sum()
+        order = rank.argsort(stable=True)
+    return order[:wanted]
 
 
 def schedule(step: int, train: TrainArgs) -> float:

@@ -21,7 +21,8 @@ class Draw(Protocol):
 
         Args:
             split: "train", or another that the stage names in `Stage.needs`.
-            share: From the first rows of the split only, at least one; each member in its own order.
+            share: From this share of the split's rows alone, at least one, each class with its share; each
+                member in its own order.
         """
         ...
 
