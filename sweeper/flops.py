@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from math import prod
 from typing import Any
 
@@ -16,6 +17,12 @@ from torch.utils.flop_counter import (
 Shape = list[int]
 
 
+class _NoModules(contextlib.nullcontext[None]):
+    """Stands in for the tracker of modules, whose hooks fail in inference mode on inputs that train."""
+
+    parents = ("Global",)
+
+
 class FlopCounter(FlopCounterMode):
     """Counts the FLOPs of what runs within it, which computes what it computes without it.
 
@@ -26,6 +33,7 @@ class FlopCounter(FlopCounterMode):
 
     def __init__(self) -> None:
         super().__init__(display=False, custom_mapping=FORMULAS)
+        self.mod_tracker = _NoModules()  # type: ignore[assignment]
 
 
 def _convolution_backward(grad_out: Shape, x: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:

@@ -56,7 +56,7 @@ def mmd(source: Tensor, target: Tensor) -> Tensor:
     # Without a square root, whose gradient is not finite at 0.
     distance = (rows.unsqueeze(1) - rows.unsqueeze(2)).square().sum(3)
     n = rows.shape[1]
-    bandwidth = distance.detach().sum((1, 2), keepdim=True) / (n * (n - 1))
+    bandwidth = distance.detach().sum((1, 2), keepdim=True) / max(1, n * (n - 1))
     bandwidth = bandwidth.clamp_min(torch.finfo(rows.dtype).tiny)
     kernel = torch.stack([torch.exp(-distance / (factor * bandwidth)) for factor in (0.25, 0.5, 1, 2, 4)]).mean(0)
     k = source.shape[1]
@@ -75,7 +75,8 @@ class DomainAdaptation:
     of both domains together, for which rows of the new domain need no labels: all of "train" serve.
 
     Attributes:
-        labelled_share: The share of the training rows whose labels are used; 0 only with alignment.
+        labelled_share: The share of the training rows whose labels are used, each class with its share; 0 only
+            with alignment.
         align: "coral" (arXiv 1607.01719), "mmd" (arXiv 1502.02791) or "none".
         align_weight: Factor on that term.
         blocks: How many blocks train, counted from the head.
