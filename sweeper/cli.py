@@ -284,13 +284,25 @@ def _first_line(text: str | None) -> str:
 @click.option(
     "--summary", is_flag=True, help="Mean and spread over seeds instead of rows, learning rate chosen on valid."
 )
+@click.option(
+    "--per-class", is_flag=True, help="Precision, recall, F1 and confusions by class, one trial of each strategy."
+)
 @format_option
-def show(trial_id: str | None, folder: str, grid_name: str | None, summary: bool, form: str, **filters: Any) -> None:
+def show(
+    trial_id: str | None,
+    folder: str,
+    grid_name: str | None,
+    summary: bool,
+    per_class: bool,
+    form: str,
+    **filters: Any,
+) -> None:
     """Show rows of the store; with TRIAL_ID, or the beginning of one, that row whole.
 
     \b
     sweeper show --strategy lora --seed 0
     sweeper show --summary --grid lora_ranks
+    sweeper show --per-class --task digits_weak_class
     sweeper show 3f9a
     """
     from sweeper.summary import summarise
@@ -298,8 +310,10 @@ def show(trial_id: str | None, folder: str, grid_name: str | None, summary: bool
 
     contents = read_store(folder)
     _report_damage(contents, _console(stderr=True))
+    if summary and per_class:
+        raise click.UsageError("--summary and --per-class are two tables: ask for one")
     if trial_id is not None:
-        if summary or grid_name is not None or any(value is not None for value in filters.values()):
+        if summary or per_class or grid_name is not None or any(value is not None for value in filters.values()):
             raise click.UsageError("TRIAL_ID names one row: leave the filters out")
         found = [result for result in contents.results if result.trial_id.startswith(trial_id)]
         if len(found) != 1:
@@ -313,7 +327,14 @@ def show(trial_id: str | None, folder: str, grid_name: str | None, summary: bool
 
         rows = _of_grid(rows, load_grid(grid_name))
     rows.sort(key=lambda row: (row.spec.task, row.spec.model, row.spec.n_train, row.spec.strategy, str(row.spec)))
-    if summary:
+    if per_class:
+        from sweeper import per_class as classes
+
+        trials = classes.typical_trials(summarise(rows))
+        _print_json(classes.as_json(trials)) if form == "json" else classes.print_per_class(trials, _console())
+        if not trials:
+            click.echo(f"no complete trial among {len(rows)} in {folder}", err=True)
+    elif summary:
         lines = summarise(rows)
         _print_json(as_json(lines)) if form == "json" else print_summary(lines, _console())
         if not lines:

@@ -64,11 +64,28 @@ METRICS: dict[str, Metric] = {
     "wrong_by_class": Metric("wrong test rows of each class after training", "rows", "lower"),
     "untouched_wrong_by_class": Metric("the same before training", "rows", "lower"),
     "off_wrong_by_class": Metric("the same after training, added modules switched off", "rows", "lower"),
+    "confusion": Metric(
+        "test rows of each true class (outer list) that were given each class (inner list), up to 50 classes",
+        "rows",
+        None,
+    ),
     "train_loss": Metric("mean training loss since the last point of the curve", "nats", "lower"),
     "train_seconds": Metric(
-        "wall time of the optimizer steps, without evaluation, the first step counted as an average one; "
+        "wall time of the optimizer steps, without evaluation, the first step of each stage counted as an average one; "
         "of a pack, the member's share (pack time / pack_size)",
         "seconds",
+        "lower",
+    ),
+    "train_flops": Metric(
+        "FLOPs of the forward and backward passes of all steps: matrix products, convolutions and attention, counted "
+        "on the first step of each stage and taken for the others by their rows; of a pack, the member's share",
+        "FLOPs",
+        "lower",
+    ),
+    "inference_flops": Metric(
+        "FLOPs of one test row's forward pass after training, what can be merged counted as merged; "
+        "`base_inference_flops` is the same of the model as loaded",
+        "FLOPs",
         "lower",
     ),
     "peak_memory_bytes": Metric(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
+from sweeper.flops import FlopCounter
 from sweeper.members import member_of
 from sweeper.metrics import METRICS
 from sweeper.models.base import LoadedModel, generators
 from sweeper.optim import MemberAdamW
 from sweeper.spec import TrainArgs
-from sweeper.strategies.base import Stage, Strategy
+from sweeper.strategies.base import Stage, Strategy, check_needs
 from sweeper.tasks.base import Split
 
 CURVE_POINTS = 6
@@ -30,7 +33,9 @@ class Trained:
 
     curve: list[dict[str, float]] = field(default_factory=list)
     train_seconds: float = 0.0
+    train_flops: int = 0
     trainable_params: int = 0
+    saved_bytes: int = 0
     diverged: str | None = None
     """One line on the first loss, or the weights, that were not finite."""
 
@@ -45,6 +50,62 @@ def batches(n: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
     """
     while True:
         yield from torch.randperm(n, generator=rng).split(batch_size)
+
+
+class Draws:
+    """The next rows of any split, for all members together (`sweeper.strategies.base.Draw`).
+
+    Args:
+        splits: Name -> one split a member, all of one length.
+        batch_size: Rows a member gets at most.
+        seeds: One a member; each draws its own order.
+        device: Where the rows are put.
+    """
+
+    def __init__(
+        self, splits: Mapping[str, Sequence[Split]], batch_size: int, seeds: Sequence[int], device: torch.device
+    ) -> None:
+        self.splits, self.batch_size, self.seeds, self.device = splits, batch_size, seeds, device
+        self.orders: dict[tuple[str, float], list[Iterator[Tensor]]] = {}
+        self.rows = 0
+        """How many rows a member has got."""
+
+    def __call__(self, split: str, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return inputs ``(members * batch, ...)`` and labels ``(members, batch)``."""
+        own = self.splits[split]
+        if (split, share) not in self.orders:
+            self.orders[split, share] = self._streams(split, share)
+        picks = [next(order) for order in self.orders[split, share]]
+        x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)])
+        y = torch.stack([rows.y[pick] for rows, pick in zip(own, picks, strict=True)])
+        self.rows += len(picks[0])
+        return x.to(self.device), y.to(self.device)
+
+    def _streams(self, split: str, share: float) -> list[Iterator[Tensor]]:
+        # Seeds of their own for all but the ordinary stream, whose numbers stored trials depend on.
+        purpose = "order" if (split, share) == ("train", 1.0) else f"order/{split}/{share}"
+        rngs = generators(self.seeds, purpose)
+        samples = [stratified_share(rows.y, share) for rows in self.splits[split]]
+        return [
+            map(sample.__getitem__, batches(len(sample), self.batch_size, rng))
+            for sample, rng in zip(samples, rngs, strict=True)
+        ]
+
+
+def stratified_share(y: Tensor, share: float) -> Tensor:
+    """Return the numbers of a share of the rows, at least one: of each class its first ones, about that share.
+
+    Where a row has more than one label, the first rows.
+    """
+    wanted = max(1, round(share * len(y)))
+    order = torch.arange(len(y))
+    if wanted < len(y) and y.dim() == 1:
+        rank = torch.empty(len(y))
+        for label in y.unique():
+            mine = y == label
+            rank[mine] = (torch.arange(int(mine.sum())) + 0.5) / mine.sum()
+        order = rank.argsort(stable=True)
+    return order[:wanted]
 
 
 def schedule(step: int, train: TrainArgs) -> float:
@@ -108,6 +169,7 @@ def train_pack(
     train_splits: Sequence[Split],
     valid_splits: Sequence[Split],
     metric: str,
+    others: Mapping[str, Split] = MappingProxyType({}),
 ) -> list[Trained]:
     """Train all members together and return what was measured of each; the model is changed in place.
 
@@ -118,57 +180,69 @@ def train_pack(
         train_splits: One a member, all of one length; each member draws its own order.
         valid_splits: Scored at each point of the curve.
         metric: Name of the score.
+        others: What a stage may draw from besides, the same for all members: "source_train", where there is one.
+
+    Raises:
+        NotApplicableError: a stage needs rows that are not there.
     """
     device = next(model.network.parameters()).device
     train = trains[0]
     trained = [Trained() for _ in trains]
-    orders = [
-        batches(len(split), train.batch_size, rng)
-        for split, rng in zip(train_splits, generators(model.seeds, "order"), strict=True)
-    ]
+    splits = {"train": train_splits, **{name: [split] * len(trains) for name, split in others.items()}}
+    draw = Draws(splits, train.batch_size, model.seeds, device)
     points = {round(train.steps * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)}
     losses: list[Tensor] = []
     ever_trained: dict[int, Parameter] = {}
-    step, shares, seconds, first_seconds = 0, 0.0, 0.0, 0.0
+    durations: list[list[float]] = []  # of each step of each stage
+    step, shares, flops = 0, 0.0, 0.0
 
     for stage in strategies[0].adapt(model, strategies):
+        check_needs(strategies[0].name, stage, splits)
         model.network.to(device)
         optimizer = optimizer_for(model, stage, trains)
         ever_trained.update({id(p): p for p in model.trainable().values()})
         shares += stage.share
+        durations.append([])
+        drawn, counter = draw.rows, FlopCounter()
         for _ in range(stage_steps(shares, step, train.steps)):
             started = time.perf_counter()
-            picks = [next(order) for order in orders]
-            x = torch.cat([split.x[pick] for split, pick in zip(train_splits, picks, strict=True)])
-            y = torch.stack([split.y[pick] for split, pick in zip(train_splits, picks, strict=True)])
-            logits = model.logits(x.to(device))
-            loss = F.cross_entropy(logits.flatten(0, 1), y.to(device).flatten(), reduction="none")
-            loss = loss.view(y.shape).mean(1)
-            loss.sum().backward()
+            with contextlib.nullcontext() if durations[-1] else counter:
+                loss = stage.objective(model, draw)
+                loss.sum().backward()
             optimizer.step(schedule(step, train))
             losses.append(loss.detach())
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            elapsed = time.perf_counter() - started
-            first_seconds = first_seconds or elapsed
-            seconds += elapsed
+            durations[-1].append(time.perf_counter() - started)
+            if len(durations[-1]) == 1:
+                flops_per_row = counter.get_total_flops() / (draw.rows - drawn)
             step += 1
             if step in points:
-                _add_point(
-                    trained, step, seconds / len(trained), torch.stack(losses), score(metric, model, valid_splits)
-                )
+                seconds = _seconds(durations) / len(trained)
+                _add_point(trained, step, seconds, torch.stack(losses), score(metric, model, valid_splits))
                 losses.clear()
+        if durations[-1]:
+            flops += flops_per_row * (draw.rows - drawn)
 
-    # The first step also pays for allocation and kernel choice: count it as an average one.
-    if step > 1:
-        seconds = (seconds - first_seconds) * step / (step - 1)
     finite = _all_finite(model, len(trained))
     for k, member in enumerate(trained):
-        member.train_seconds = seconds / len(trained)
+        member.train_seconds = _seconds(durations) / len(trained)
+        member.train_flops = round(flops / len(trained))
         member.trainable_params = model.params_of(k, ever_trained.values())
+        for size in {p.element_size() for p in ever_trained.values()}:
+            alike = [p for p in ever_trained.values() if p.element_size() == size]
+            member.saved_bytes += size * model.params_of(k, alike)
         if not finite[k] and not member.diverged:
             member.diverged = f"the weights were not finite after step {step}"
     return trained
+
+
+def _seconds(durations: Sequence[Sequence[float]]) -> float:
+    """Return what the steps of all stages took, the first of each stage counted as an average one.
+
+    It also pays for allocation, kernel choice and the counting of FLOPs.
+    """
+    return sum(len(stage) * statistics.fmean(stage[1:] or stage) for stage in durations if stage)
 
 
 def _all_finite(model: LoadedModel, members: int) -> list[bool]:

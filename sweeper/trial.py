@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sweeper.flops import FlopCounter
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
 from sweeper.models import LoadedModel, find_model
@@ -21,8 +22,12 @@ from sweeper.provenance import code, environment, now
 from sweeper.source import source_weights
 from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.strategies import Strategy, find_strategy
+from sweeper.strategies.base import check_needs
 from sweeper.tasks import TASKS, Split, TaskData
 from sweeper.train import Trained, predict, train_pack
+
+MOST_CLASSES = 50
+"""Up to as many a row holds the confusion matrix: beyond, it would be longer than all the rest."""
 
 
 def run_trials(specs: Iterable[TrialSpec], pack_size: int = 8, grid: str | None = None) -> Iterator[TrialResult]:
@@ -93,9 +98,13 @@ def _makes_no_sense(spec: TrialSpec, data: TaskData | NotApplicableError) -> tup
         return f"{spec.model} on {spec.task}", error
     strategy = _strategy(spec)
     try:
-        next(strategy.adapt(model, [strategy]))
+        stage = next(strategy.adapt(model, [strategy]))
     except NotApplicableError as error:
         return f"{spec.strategy} on {spec.model}", error
+    try:
+        check_needs(spec.strategy, stage, data.splits, spec.task)
+    except NotApplicableError as error:
+        return f"{spec.strategy} on {spec.task}", error
     return None
 
 
@@ -175,6 +184,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[Tria
         model.network.load_state_dict(weights)
     model.network.to(device)
     members = len(specs)
+    base_flops = _row_flops(model, data)
     untouched = _scores("untouched_", metric, model, data, members) if weights is not None else [{}] * members
 
     memory = PeakMemory(device)
@@ -185,6 +195,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[Tria
         [data.splits["train"]] * members,
         [data.splits["valid"]] * members,
         metric,
+        {name: data.splits[name] for name in ("source_train",) if name in data.splits},
     )
     peak = memory.peak_bytes()
 
@@ -195,16 +206,19 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[Tria
         off = _scores("off_", metric, model, data, members)
         model.switch(True)
 
+    inference_flops = _inference_flops(model, specs, data)
     rows = []
     for k, spec in enumerate(specs):
         measured = trained[k]
         costs = {
             "train_seconds": measured.train_seconds,
+            "train_flops": measured.train_flops,
+            "inference_flops": inference_flops[k],
             "peak_memory_bytes": peak,
             "pack_size": members,
             "trainable_params": measured.trainable_params,
             "total_params": model.total_params(k),
-            "saved_bytes": 4 * measured.trainable_params,
+            "saved_bytes": measured.saved_bytes,
         }
         row = TrialResult(
             spec=spec,
@@ -218,6 +232,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[Tria
                 "n_valid": len(data.splits["valid"]),
                 "n_test": len(data.splits["test"]),
                 "model_params": model.loaded_params,
+                "base_inference_flops": base_flops,
                 "memory_kind": memory.kind,
                 "device": device.type,
             },
@@ -258,7 +273,46 @@ def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData, member
                 scores[f"{prefix}wrong_by_class"] = _wrong_by_class(split, predicted, data)
                 if not prefix:
                     scores["test_macro_f1"] = macro_f1(true, predicted)
+                    if data.n_classes <= MOST_CLASSES:
+                        scores["confusion"] = _confusion(split, predicted, data.n_classes)
     return found
+
+
+def _confusion(split: Split, predicted: Sequence[int], n_classes: int) -> list[list[int]]:
+    """Return how many rows of each true class (first index) were given each class (second index)."""
+    cell = split.y * n_classes + torch.tensor(predicted)
+    return torch.bincount(cell, minlength=n_classes**2).view(n_classes, n_classes).tolist()
+
+
+def _row_flops(model: LoadedModel, data: TaskData) -> int:
+    """Return the FLOPs of one row's way through one member's network, as its additions are switched."""
+    # Two rows, since one alone may take a way of its own (a vector instead of a matrix); from the middle, since
+    # texts stand in the order of their lengths.
+    middle = len(data.splits["test"]) // 2
+    rows = data.splits["test"].rows(torch.arange(max(0, middle - 1), middle + 1))
+    with FlopCounter() as counter:
+        predict(model, [rows] * model.members)
+    return round(counter.get_total_flops() / (len(rows) * model.members))
+
+
+def _inference_flops(model: LoadedModel, specs: Sequence[TrialSpec], data: TaskData) -> list[int]:
+    """Return each member's `_row_flops` with everything merged that can be; the model is left as it was."""
+    # Merged, a layer is shaped as it was loaded: the same FLOPs as with the addition switched off.
+    merging = [addition for addition in model.switches if addition.enabled and addition.merged(0) is not None]
+    for addition in merging:
+        addition.enabled = False
+    pack = _row_flops(model, data)
+    for addition in merging:
+        addition.enabled = True
+    found = {str(spec.hparams): pack for spec in specs}
+    if len(merging) < len(model.switches) and len(found) > 1:
+        # What stays beside is padded to the largest of the pack: count each size alone.
+        for spec in {str(spec.hparams): spec for spec in specs}.values():
+            alone, strategy = _fresh_model(spec, data, [spec.seed]), _strategy(spec)
+            for _ in strategy.adapt(alone, [strategy]):
+                pass
+            (found[str(spec.hparams)],) = _inference_flops(alone, [spec], data)
+    return [found[str(spec.hparams)] for spec in specs]
 
 
 class PeakMemory:

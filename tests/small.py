@@ -29,6 +29,7 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
     "bitfit": [{}, {}, {}],
     "norm_tuning": [{}, {}, {}],
     "ia3": [{}, {}, {}],
+    "domain_adaptation": [{"align": "coral", "align_weight": weight} for weight in (1.0, 100.0, 0.1)],
     "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0, "scaling": "rslora"}, {"rank": 3, "b_rate": 4.0}],
     "adapter": [{"bottleneck": 2}, {"bottleneck": 8, "scale": 4.0}, {"bottleneck": 5}],
 }
@@ -74,6 +75,7 @@ def train_some(
         [rows.splits["train"]] * len(members),
         [rows.splits["valid"]] * len(members),
         "accuracy",
+        {"source_train": rows.splits["source_train"]},
     )
     return loaded, trained
 

@@ -263,6 +263,16 @@ class LoadedModel:
         """Return ``(members, batch, classes)`` for inputs ``(members * batch, ...)``."""
         return split(self.network(x), self.members)
 
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the head reads, ``(members, batch, ..., width)``, and `logits`."""
+        read: list[Tensor] = []
+        hook = self.get(self.head).register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+        try:
+            logits = self.logits(x)
+        finally:
+            hook.remove()
+        return split(read[0], self.members), logits
+
 
 class ModelBuilder(Protocol):
     """Builds a network with random weights for inputs of one shape; the seed decides the weights."""

@@ -7,6 +7,7 @@ from sweeper.strategies import peft_methods
 from sweeper.strategies.adapter import Adapter
 from sweeper.strategies.base import Stage, Strategy, hparams_of
 from sweeper.strategies.bitfit import BitFit
+from sweeper.strategies.domain_adaptation import DomainAdaptation
 from sweeper.strategies.feature_extraction import FeatureExtraction
 from sweeper.strategies.full import Full
 from sweeper.strategies.gradual_unfreeze import GradualUnfreeze
@@ -26,6 +27,7 @@ _SHIPPED: tuple[type[Strategy], ...] = (
     PartialUnfreeze,
     GradualUnfreeze,
     ProbeThenFull,
+    DomainAdaptation,
     Lora,
     Adapter,
     BitFit,

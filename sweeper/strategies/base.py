@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Protocol, Self
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from sweeper.models.base import LoadedModel
+from sweeper.models.base import LoadedModel, NotApplicableError
 from sweeper.spec import Json
+
+
+class Draw(Protocol):
+    """Gives the next rows of a split, an endless shuffled stream for each split and share."""
+
+    def __call__(self, split: str, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return inputs ``(members * batch, ...)`` and labels ``(members, batch)``.
+
+        Args:
+            split: "train", or another that the stage names in `Stage.needs`.
+            share: From this share of the split's rows alone, at least one, each class with its share; each
+                member in its own order.
+        """
+        ...
+
+
+Objective = Callable[[LoadedModel, Draw], Tensor]
+"""What a stage minimises: each member's loss for one step, ``(members,)``."""
+
+
+def labelled(model: LoadedModel, draw: Draw, share: float = 1.0) -> Tensor:
+    """Return each member's cross-entropy on its next rows of "train": the ordinary objective."""
+    x, y = draw("train", share)
+    return cross_entropy(model.logits(x), y)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean of each member, ``(members,)``, for ``(members, batch, classes)`` and ``(members, batch)``."""
+    loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+    return loss.view(y.shape).mean(1)
 
 
 @dataclass(frozen=True)
@@ -21,10 +52,14 @@ class Stage:
         rates: Path of a module or a parameter -> one factor a member on the trial's learning rate, for
             all parameters there; the empty path is the whole network. Where several paths fit, the
             longest counts; elsewhere the factor is 1.
+        objective: What it minimises.
+        needs: Split that the objective draws from besides "train" -> why, in plain words.
     """
 
     share: float = 1.0
     rates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    objective: Objective = labelled
+    needs: Mapping[str, str] = field(default_factory=dict)
 
 
 class Strategy(Protocol):
@@ -71,6 +106,13 @@ def hparams_of(strategy: Strategy) -> dict[str, Json]:
         for field in fields(strategy)  # type: ignore[arg-type]  # every strategy is a dataclass
         if not (field.metadata.get("later") and getattr(strategy, field.name) == field.default)
     }
+
+
+def check_needs(strategy: str, stage: Stage, splits: Collection[str], task: str = "this task") -> None:
+    """Raise NotApplicableError where a stage draws from a split that a task has not."""
+    for split, reason in stage.needs.items():
+        if split not in splits:
+            raise NotApplicableError(f"{strategy} does not apply: {reason}, and {task} has none")
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from torch import nn
 
 from sweeper import source, trial
@@ -66,6 +66,7 @@ def test_scores_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> No
     assert row.metrics["test_macro_f1"] == pytest.approx(f1_score(split.y, predicted[0], average="macro"))
     wrong = np.bincount(split.y[np.array(predicted[0]) != split.y.numpy()], minlength=10)
     assert row.metrics["wrong_by_class"] == wrong.tolist()
+    assert row.metrics["confusion"] == confusion_matrix(split.y, predicted[0], labels=range(10)).tolist()
     assert row.metrics["forgetting"] == pytest.approx(
         row.metrics["untouched_source_test_score"] - row.metrics["source_test_score"]
     )
@@ -171,6 +172,33 @@ def test_parameters_that_train_in_any_stage_are_counted_once() -> None:
         "accuracy",
     )
     assert [member.trainable_params for member in trained] == [(32 * 10 + 10) + (64 * 32 + 32)] * 2
+
+
+def test_bytes_to_keep_follow_the_type_of_the_tensors() -> None:
+    class HalfHead:
+        """Train the head in double precision, and one block in single."""
+
+        name = "half_head"
+        per_member: frozenset[str] = frozenset()
+
+        def adapt(self, model: LoadedModel, members: object) -> Iterator[Stage]:
+            model.wake(model.blocks[-1])
+            model.wake(model.head)
+            model.get(model.head).double()
+            model.get(model.blocks[-1]).register_forward_hook(lambda module, inputs, output: output.double())
+            yield Stage()
+
+    rows = small.data()
+    strategy = HalfHead()
+    trained = train_pack(
+        small.model("mlp", [0, 1]),
+        [strategy, strategy],  # type: ignore[list-item]
+        [small.train_args(0), small.train_args(1)],
+        [rows.splits["train"]] * 2,
+        [rows.splits["valid"]] * 2,
+        "accuracy",
+    )
+    assert [member.saved_bytes for member in trained] == [8 * (32 * 10 + 10) + 4 * (64 * 32 + 32)] * 2
 
 
 def test_divergence_in_the_last_update_is_seen() -> None:
