@@ -178,6 +178,15 @@ class MemberCopies(nn.Module):
             )
         self.copies = nn.ModuleList(copy.deepcopy(base) for _ in range(members))
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what the base module had by this name: the first copy's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "copies":
+                raise
+            return getattr(super().__getattr__("copies")[0], name)
+
     def plain(self, member: int) -> nn.Module:
         """Return one member's copy."""
         return self.copies[member]

@@ -29,19 +29,26 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
     "bitfit": [{}, {}, {}],
     "norm_tuning": [{}, {}, {}],
     "ia3": [{}, {}, {}],
+    "prompt_tuning": [{"virtual_tokens": 4}] * 3,
+    "p_tuning": [{"virtual_tokens": 4, "hidden": 16}] * 3,
+    "prefix_tuning": [{"virtual_tokens": 4}] * 3,
     "domain_adaptation": [{"align": "coral", "align_weight": weight} for weight in (1.0, 100.0, 0.1)],
     "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0, "scaling": "rslora"}, {"rank": 3, "b_rate": 4.0}],
     "adapter": [{"bottleneck": 2}, {"bottleneck": 8, "scale": 4.0}, {"bottleneck": 5}],
 }
 # Model -> strategies that make no sense on it; the tests see that these, and only these, are refused.
+OF_TEXTS = {"prompt_tuning", "p_tuning", "prefix_tuning"}
 LEFT_OUT: dict[str, set[str]] = {
-    "mlp": {"ia3", "norm_tuning"},
-    "small_cnn": {"ia3", "norm_tuning"},
+    "mlp": {"ia3", "norm_tuning", *OF_TEXTS},
+    "small_cnn": {"ia3", "norm_tuning", *OF_TEXTS},
     "tiny_transformer": set(),
 }
 
 # Strategies that no plain network can compute.
-STAYS_BESIDE = {"adapter"}
+STAYS_BESIDE = {"adapter", *OF_TEXTS}
+
+# Strategies that do not start at the loaded function: virtual tokens are seen from the first step on.
+STARTS_ELSEWHERE = OF_TEXTS
 
 RATES = (3e-3, 1e-2, 1e-3)
 DECAYS = (0.0, 0.1, 0.01)

@@ -124,7 +124,8 @@ def test_what_is_added_starts_at_the_loaded_function_and_switches_off_bit_for_bi
         assert not loaded.can_switch_off
         return
     both = loaded.logits(torch.cat([inputs(), inputs()]))
-    torch.testing.assert_close(both, torch.stack([before, before]), rtol=1e-5, atol=1e-6)
+    if strategy not in small.STARTS_ELSEWHERE:
+        torch.testing.assert_close(both, torch.stack([before, before]), rtol=1e-5, atol=1e-6)
 
     trained, _ = small.train_some(model, strategy, [0, 1], [0, 1])
     assert trained.can_switch_off
