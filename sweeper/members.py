@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -138,6 +138,50 @@ class MemberLayerNorm(nn.Module):
         return z.reshape(x.shape)
 
 
+class MemberBatchNorm2d(nn.Module):
+    """Batch normalisation with a scale, a shift and running statistics for each member.
+
+    In training a member is normalised by its own rows. One value a channel has no variance: it is normalised by
+    the running statistics, where `nn.BatchNorm2d` would stop a trial whose last batch has one row.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, base: nn.BatchNorm2d, members: int) -> None:
+        super().__init__()
+        self.members, self.eps, self.momentum = members, base.eps, base.momentum
+        self.weight, self.bias = stack(base.weight, members), stack(base.bias, members)
+        for name, value in base.named_buffers():
+            self.register_buffer(name, value.unsqueeze(0).repeat(members, *[1] * value.dim()))
+
+    def plain(self, member: int) -> nn.BatchNorm2d:
+        """Return one member's layer, with its running statistics."""
+        layer = _filled(nn.BatchNorm2d(self.weight.shape[1], self.eps, self.momentum), self, member).eval()
+        for name, value in layer.named_buffers():
+            value.copy_(getattr(self, name)[member])
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(members * batch, c, h, w)`` over rows and places, in running statistics where it trains."""
+        wide = to_channels(x, self.members)
+        training = self.training and wide[:, 0].numel() > 1
+        if training:
+            self.num_batches_tracked += 1
+        y = F.batch_norm(
+            wide,
+            self.running_mean.view(-1),  # no copy: it is updated in place
+            self.running_var.view(-1),
+            self.weight.view(-1),
+            self.bias.view(-1),
+            training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return to_rows(y, self.members)
+
+
 class MemberEmbedding(nn.Module):
     """A lookup table for each member; ``weight (members, vocabulary, width)``."""
 
@@ -172,12 +216,23 @@ class MemberCopies(nn.Module):
         """Return one member's copy."""
         return self.copies[member]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(members * batch, ...)`` as the base module does."""
-        return torch.cat([module(part) for module, part in zip(self.copies, x.chunk(len(self.copies)), strict=True)])
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Map what the base module maps; every tensor it is given is ``(members * batch, ...)``."""
+        members = len(self.copies)
+        parts = [
+            module(*(_part(a, k, members) for a in args), **{n: _part(a, k, members) for n, a in kwargs.items()})
+            for k, module in enumerate(self.copies)
+        ]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        return tuple(torch.cat(p) if isinstance(p[0], Tensor) else p[0] for p in zip(*parts, strict=True))
 
 
-MEMBER_LAYERS = (MemberLinear, MemberConv2d, MemberLayerNorm, MemberEmbedding, MemberCopies)
+def _part(value: Any, member: int, members: int) -> Any:
+    return value.chunk(members)[member] if isinstance(value, Tensor) else value
+
+
+MEMBER_LAYERS = (MemberLinear, MemberConv2d, MemberLayerNorm, MemberBatchNorm2d, MemberEmbedding, MemberCopies)
 
 
 class CannotPackError(ValueError):
@@ -223,6 +278,8 @@ def widen(module: nn.Module, members: int) -> nn.Module:
         wide = MemberConv2d(module, members)
     elif type(module) is nn.LayerNorm:
         wide = MemberLayerNorm(module, members)
+    elif type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats and module.momentum:
+        wide = MemberBatchNorm2d(module, members)
     elif type(module) is nn.Embedding and module.max_norm is None and module.padding_idx is None:
         wide = MemberEmbedding(module, members)
     elif any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sweeper.models import MODELS, LoadedModel
+from sweeper.models import LoadedModel, find_model
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES, Strategy, hparams_of
 from sweeper.tasks import TASKS, TaskData
@@ -39,7 +39,7 @@ def data(seed: int = 0, n_train: int = 40) -> TaskData:
 
 
 def model(name: str, seeds: Sequence[int], head_is_fresh: bool = False) -> LoadedModel:
-    loaded = MODELS[name]((1, 8, 8), 10, 0)
+    loaded = find_model(name)((1, 8, 8), 10, 0)
     loaded.seeds = tuple(seeds)
     loaded.head_is_fresh = head_is_fresh
     return loaded

@@ -23,7 +23,13 @@ MAY_IMPORT = {
     "advisor.fit": ADVICE | LIGHT | {"sweeper.summary"},
     "advisor.cli": ADVICE | LIGHT | {"sweeper.command"},
     "sweeper.cli": LIGHT | {"sweeper.command"},
-    "sweeper.models.": {"sweeper.models", "sweeper.members", "sweeper.registry", "sweeper.suggest"},
+    "sweeper.models.": {
+        "sweeper.models",
+        "sweeper.members",
+        "sweeper.registry",
+        "sweeper.suggest",
+        "sweeper.torchvision_ops",
+    },
     "sweeper.tasks.": {"sweeper.tasks", "sweeper.models.base", "sweeper.spec", "sweeper.registry"},
     "sweeper.strategies.": {
         "sweeper.strategies",

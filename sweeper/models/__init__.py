@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sweeper.models import mlp, small_cnn, tiny_transformer
+from sweeper.models import mlp, small_cnn, tiny_transformer, torchvision
 from sweeper.models.base import LoadedModel, ModelBuilder
 from sweeper.registry import with_plugins
 from sweeper.suggest import no_such
@@ -17,7 +17,9 @@ MODELS: dict[str, ModelBuilder] = with_plugins(
 )
 
 # "family:rest" -> the builder that the family makes for the rest of the name.
-FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {}
+FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {
+    "torchvision": torchvision.find,
+}
 
 
 def find_model(name: str) -> ModelBuilder:

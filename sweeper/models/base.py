@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,7 @@ class LoadedModel:
         before_head: Linear layers right before the head that came without pretrained weights: they are
             fresh where the head is.
         encode: For a model that reads texts: texts to token ids ``(rows, tokens)``.
+        channels_last: Whether blocks put out images as ``(batch, height, width, channels)``, not channels first.
         seeds: One seed for each member.
     """
 
@@ -96,6 +97,7 @@ class LoadedModel:
     head_is_fresh: bool = False
     before_head: tuple[str, ...] = ()
     encode: Callable[[Sequence[str]], Tensor] | None = None
+    channels_last: bool = False
     seeds: tuple[int, ...] = (0,)
     switches: list[Addition] = field(default_factory=list)
     """What a strategy added beside the loaded network."""
@@ -237,7 +239,10 @@ class ModelBuilder(Protocol):
         ...
 
 
-def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+Made = TypeVar("Made")
+
+
+def seeded(seed: int, make: Callable[[], Made]) -> Made:
     """Return what ``make`` builds from freshly seeded weights, the global generator left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "weights"))

@@ -45,7 +45,7 @@ class Adapter:
                 )
         rngs = generators(model.seeds, "adapter")
         for path, width in zip(model.blocks, model.widths, strict=True):
-            model.attach(path, Adapted(model.get(path), width, sizes, rngs))
+            model.attach(path, Adapted(model.get(path), width, sizes, rngs, model.channels_last))
         if model.head_is_fresh:
             model.wake_fresh_head()
         yield Stage()
@@ -60,8 +60,11 @@ class Adapted(nn.Module):
     Shapes: ``down (members, width, bottleneck)``, ``up (members, bottleneck, width)``.
     """
 
-    def __init__(self, block: nn.Module, width: int, sizes: Sequence[int], rngs: Generators) -> None:
+    def __init__(
+        self, block: nn.Module, width: int, sizes: Sequence[int], rngs: Generators, channels_last: bool = False
+    ) -> None:
         super().__init__()
+        self.channels_last = channels_last
         self.block = block
         self.enabled = True
         self.sizes, self.width = tuple(sizes), width
@@ -94,12 +97,13 @@ class Adapted(nn.Module):
         return None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map what the block maps; features are the last axis, or the channels of ``(batch, c, h, w)``."""
+        """Map what the block maps; features are the last axis, or the channels of images."""
         h = self.block(x)
         if not self.enabled:
             return h
-        features_last = h.movedim(1, -1) if h.dim() == 4 else h
+        channels_first = h.dim() == 4 and not self.channels_last
+        features_last = h.movedim(1, -1) if channels_first else h
         z = features_last.reshape(len(self.sizes), -1, self.width)
         z = F.gelu(torch.baddbmm(self.down_bias, z, self.down))
         z = torch.baddbmm(self.up_bias, z, self.up).reshape(features_last.shape)
-        return h + (z.movedim(-1, 1) if h.dim() == 4 else z)
+        return h + (z.movedim(-1, 1) if channels_first else z)

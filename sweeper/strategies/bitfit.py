@@ -15,6 +15,8 @@ from sweeper.models.base import LoadedModel
 from sweeper.spec import Json
 from sweeper.strategies.base import Stage
 
+BIASED = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)
+
 
 @dataclass(frozen=True)
 class BitFit:
@@ -32,7 +34,7 @@ class BitFit:
         paths = [
             path
             for path, module in model.network.named_modules()
-            if type(module) in (nn.Linear, nn.Conv2d, nn.LayerNorm) and module.bias is not None and path != model.head
+            if type(module) in BIASED and module.bias is not None and path != model.head
         ]
         if not paths:
             raise ValueError("bitfit finds no bias in the backbone of this model")
@@ -48,7 +50,7 @@ class Biased(nn.Module):
 
     def __init__(self, base: nn.Module, members: int) -> None:
         super().__init__()
-        assert isinstance(base, nn.Linear | nn.Conv2d | nn.LayerNorm)
+        assert isinstance(base, BIASED)
         assert base.bias is not None
         self.base = base.requires_grad_(False)
         self.members = members
@@ -82,8 +84,10 @@ class Biased(nn.Module):
             y = F.linear(x, base.weight)
         elif isinstance(base, nn.LayerNorm):
             y = F.layer_norm(x, base.normalized_shape, base.weight, None, base.eps)
+        elif isinstance(base, nn.BatchNorm2d):  # frozen: by its running statistics
+            y = F.batch_norm(x, base.running_mean, base.running_var, base.weight, eps=base.eps)
         else:
             y = base._conv_forward(x, base.weight, None)
-        # Along the last axis, or along the channels of a convolution's output.
-        wide = [self.members, 1, -1, 1, 1] if isinstance(base, nn.Conv2d) else [self.members, *[1] * (y.dim() - 1), -1]
+        channels_first = isinstance(base, nn.Conv2d | nn.BatchNorm2d)
+        wide = [self.members, 1, -1, 1, 1] if channels_first else [self.members, *[1] * (y.dim() - 1), -1]
         return (split(y, self.members) + self.bias.view(wide)).reshape(y.shape)
