@@ -250,6 +250,8 @@ def narrow(module: nn.Module, member: int) -> nn.Module | None:
 
     ``None`` where something added cannot be merged. Frozen modules are shared, not copied.
     """
+    if isinstance(module, MemberCopies):
+        return narrow(module.plain(member), 0)  # a member on its own may have layers for one member inside
     if isinstance(module, MEMBER_LAYERS):
         return module.plain(member)
     merge: Callable[[int], nn.Module | None] | None = getattr(module, "merged", None)
