@@ -145,6 +145,50 @@ class MemberLayerNorm(nn.Module):
         return z.reshape(x.shape)
 
 
+class MemberBatchNorm2d(nn.Module):
+    """Batch normalisation with a scale, a shift and running statistics for each member.
+
+    In training a member is normalised by its own rows. One value a channel has no variance: it is normalised by
+    the running statistics, where `nn.BatchNorm2d` would stop a trial whose last batch has one row.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, base: nn.BatchNorm2d, members: int) -> None:
+        super().__init__()
+        self.members, self.eps, self.momentum = members, base.eps, base.momentum
+        self.weight, self.bias = stack(base.weight, members), stack(base.bias, members)
+        for name, value in base.named_buffers():
+            self.register_buffer(name, value.unsqueeze(0).repeat(members, *[1] * value.dim()))
+
+    def plain(self, member: int) -> nn.BatchNorm2d:
+        """Return one member's layer, with its running statistics."""
+        layer = _filled(nn.BatchNorm2d(self.weight.shape[1], self.eps, self.momentum), self, member).eval()
+        for name, value in layer.named_buffers():
+            value.copy_(getattr(self, name)[member])
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(members * batch, c, h, w)`` over rows and places, in running statistics where it trains."""
+        wide = to_channels(x, self.members)
+        training = self.training and wide[:, 0].numel() > 1
+        if training:
+            self.num_batches_tracked += 1
+        y = F.batch_norm(
+            wide,
+            self.running_mean.view(-1),  # no copy: it is updated in place
+            self.running_var.view(-1),
+            self.weight.view(-1),
+            self.bias.view(-1),
+            training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return to_rows(y, self.members)
+
+
 class MemberEmbedding(nn.Module):
     """A lookup table for each member; ``weight (members, vocabulary, width)``.
 
@@ -205,12 +249,12 @@ class MemberCopies(nn.Module):
             module(*(part(value, k) for value in args), **{name: part(value, k) for name, value in kwargs.items()})
             for k, module in enumerate(self.copies)
         ]
-        if isinstance(outputs[0], tuple):
-            return tuple(torch.cat(values) for values in zip(*outputs, strict=True))
-        return torch.cat(outputs)
+        if isinstance(outputs[0], Tensor):
+            return torch.cat(outputs)
+        return tuple(torch.cat(p) if isinstance(p[0], Tensor) else p[0] for p in zip(*outputs, strict=True))
 
 
-MEMBER_LAYERS = (MemberLinear, MemberConv2d, MemberLayerNorm, MemberEmbedding, MemberCopies)
+MEMBER_LAYERS = (MemberLinear, MemberConv2d, MemberLayerNorm, MemberBatchNorm2d, MemberEmbedding, MemberCopies)
 
 
 def _has_own_state(module: nn.Module) -> bool:
@@ -237,6 +281,8 @@ def narrow(module: nn.Module, member: int) -> nn.Module | None:
 
     ``None`` where something added cannot be merged. Frozen modules are shared, not copied.
     """
+    if isinstance(module, MemberCopies):
+        return narrow(module.plain(member), 0)  # a member on its own may have layers for one member inside
     if isinstance(module, MEMBER_LAYERS):
         return module.plain(member)
     merge: Callable[[int], nn.Module | None] | None = getattr(module, "merged", None)
@@ -280,6 +326,8 @@ def widen(
         wide = MemberConv2d(module, members)
     elif type(module) is nn.LayerNorm:
         wide = MemberLayerNorm(module, members)
+    elif type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats and module.momentum:
+        wide = MemberBatchNorm2d(module, members)
     elif module is tokens and type(module) is nn.Embedding and module.max_norm is None:
         wide = MemberEmbedding(module, members)
     elif type(module) is nn.Embedding and members > 1:

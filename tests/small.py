@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sweeper.models import MODELS, LoadedModel
+from sweeper.models import LoadedModel, find_model
 from sweeper.models.base import seeded
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES, Strategy, hparams_of
@@ -62,7 +62,7 @@ def data(seed: int = 0, n_train: int = 40) -> TaskData:
 
 
 def model(name: str, seeds: Sequence[int], head_is_fresh: bool = False) -> LoadedModel:
-    loaded = MODELS[name]((1, 8, 8), 10, 0)
+    loaded = find_model(name)((1, 8, 8), 10, 0)
     loaded.seeds = tuple(seeds)
     loaded.head_is_fresh = head_is_fresh
     return loaded

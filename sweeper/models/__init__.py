@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sweeper.models import huggingface, minilm, mlp, small_cnn, tiny_transformer
+from sweeper.models import huggingface, minilm, mlp, small_cnn, tiny_transformer, torchvision
 from sweeper.models.base import LoadedModel, ModelBuilder
 from sweeper.registry import with_plugins
 from sweeper.suggest import no_such
@@ -18,7 +18,10 @@ MODELS: dict[str, ModelBuilder] = with_plugins(
 )
 
 # "family:rest" -> the builder that the family makes for the rest of the name.
-FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {"hf": huggingface.named}
+FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {
+    "hf": huggingface.named,
+    "torchvision": torchvision.find,
+}
 
 
 def find_model(name: str) -> ModelBuilder:

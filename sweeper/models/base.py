@@ -124,6 +124,7 @@ class LoadedModel:
         key_values: For a network with a child ``key_values``: what attention may be given there.
         spare_tokens: How many tokens may stand beside those of the rows; ``None`` for no limit.
         encode: For a model that reads texts: texts to token ids ``(rows, tokens)``.
+        channels_last: Whether blocks put out images as ``(batch, height, width, channels)``, not channels first.
         seeds: One seed for each member.
     """
 
@@ -138,6 +139,7 @@ class LoadedModel:
     key_values: KeyValues | None = None
     spare_tokens: int | None = None
     encode: Callable[[Sequence[str]], Tensor] | None = None
+    channels_last: bool = False
     seeds: tuple[int, ...] = (0,)
     switches: list[Addition] = field(default_factory=list)
     """What a strategy added beside the loaded network."""

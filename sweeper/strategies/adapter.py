@@ -79,7 +79,9 @@ class Adapter:
                 seen = []
                 model.replace(place.source, Remembered(model.get(place.source), seen))
             base = model.get(place.path)
-            model.attach(place.path, Adapted(base, place.reads, place.writes, sizes, scales, rngs, seen))
+            model.attach(
+                place.path, Adapted(base, place.reads, place.writes, sizes, scales, rngs, seen, model.channels_last)
+            )
         if model.head_is_fresh:
             model.wake_fresh_head()
         yield Stage()
@@ -154,9 +156,11 @@ class Adapted(Beside):
         scales: Sequence[float],
         rngs: Generators,
         seen: list[Tensor] | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.base = base
+        self.channels_last = channels_last
         self.enabled = True
         self.sizes, self.seen = tuple(sizes), seen
         members, widest = len(sizes), max(sizes)
@@ -201,7 +205,7 @@ class Adapted(Beside):
         if not self.enabled:
             return h
         # Of a block the shape tells where the features are; a linear layer has them last whatever its shape.
-        channels = h.dim() == 4 and not isinstance(self.base, nn.Linear)
+        channels = h.dim() == 4 and not self.channels_last and not isinstance(self.base, nn.Linear)
         features_last = read.movedim(1, -1) if channels else read
         z = features_last.reshape(len(self.sizes), -1, self.down.shape[1])
         z = F.gelu(torch.baddbmm(self.down_bias, z, self.down))

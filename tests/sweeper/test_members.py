@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from sweeper.members import MemberCopies, MemberLinear, member_of, to_channels, to_rows, widen
+from sweeper.members import MemberBatchNorm2d, MemberCopies, MemberLinear, member_of, to_channels, to_rows, widen
 from sweeper.optim import MemberAdamW
 
 K, BATCH = 3, 4
@@ -44,6 +46,48 @@ def test_each_member_has_its_own_layer(make: object, shape: tuple[int, ...]) -> 
         for (_, target), (name, source) in zip(twin.named_parameters(), mine.items(), strict=True):
             target.data = source.detach().clone() if member_of(name) is not None else source[k].detach().clone()
         torch.testing.assert_close(got[k], twin.train()(x.chunk(K)[k]), rtol=1e-4, atol=1e-5)
+
+
+def test_each_member_normalises_by_its_own_rows_and_keeps_its_own_statistics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = nn.BatchNorm2d(3, eps=1e-3, momentum=0.3)
+    base(torch.rand(BATCH, 3, 5, 5, generator=generator))  # statistics that are not those of a new layer
+    wide = widen(copy.deepcopy(base), K)
+    assert isinstance(wide, MemberBatchNorm2d)
+    twins = [copy.deepcopy(base) for _ in range(K)]
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            getattr(wide, name).copy_(torch.randn(K, 3, generator=generator))
+            for k, twin in enumerate(twins):
+                getattr(twin, name).copy_(getattr(wide, name)[k])
+
+    def check(rows: int, places: int) -> None:
+        x = torch.randn(K * rows, 3, places, places, generator=generator)
+        y = wide(x)
+        for k, twin in enumerate(twins):
+            torch.testing.assert_close(y.chunk(K)[k], twin(x.chunk(K)[k]))
+            plain = wide.plain(k)
+            torch.testing.assert_close(plain(x.chunk(K)[k]), copy.deepcopy(twin).eval()(x.chunk(K)[k]))
+            for name, value in twin.named_buffers():
+                torch.testing.assert_close(plain.get_buffer(name), value)
+
+    check(BATCH, 5)
+    check(BATCH, 1)
+    wide.eval()
+    for twin in twins:
+        twin.eval()
+    check(BATCH, 5)
+    wide.train()  # one value a channel: plain layers in training would refuse
+    check(1, 1)
+
+
+def test_copies_pass_on_all_that_a_module_is_given_and_gives() -> None:
+    base = nn.MultiheadAttention(4, 2, batch_first=True)
+    wide = widen(copy.deepcopy(base), K)
+    x = torch.randn(K * BATCH, 5, 4)
+    y, weights = wide(x, key=x, value=2 * x, need_weights=False)
+    torch.testing.assert_close(y, base(x, x, 2 * x)[0])
+    assert weights is None
 
 
 def test_embedding_rows_are_each_members_own() -> None:
