@@ -26,6 +26,7 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
         {"rank": 8, "alpha": 4.0, "scaling": "rslora", "init": "pissa"},
         {"rank": 3, "b_rate": 4.0, "dropout": 0.2},
     ],
+    "qlora": [{"rank": 1}, {"rank": 8, "alpha": 4.0}, {"rank": 3, "dropout": 0.2}],
     "adapter": [{"bottleneck": 2}, {"bottleneck": 8}, {"bottleneck": 5}],
 }
 # Model -> strategies that make no sense on it; the tests see that these, and only these, are refused.
@@ -33,6 +34,12 @@ LEFT_OUT: dict[str, set[str]] = {"mlp": set(), "small_cnn": set(), "tiny_transfo
 
 # Strategies that no plain network can compute.
 STAYS_BESIDE = {"adapter"}
+
+# Strategies that quantise the frozen base, and so start near the loaded function and cannot go back to it.
+QUANTISE = {"qlora"}
+
+# Strategy -> a package that is not installed with the project and without which its tests are skipped.
+NEEDS = {"qlora": "bitsandbytes"}
 
 RATES = (3e-3, 1e-2, 1e-3)
 DECAYS = (0.0, 0.1, 0.01)

@@ -85,6 +85,7 @@ class LoadedModel:
             fresh where the head is.
         encode: For a model that reads texts: texts to token ids ``(rows, tokens)``.
         seeds: One seed for each member.
+        quantised: Whether a strategy put approximations in the place of frozen weights.
     """
 
     network: nn.Module
@@ -97,6 +98,7 @@ class LoadedModel:
     before_head: tuple[str, ...] = ()
     encode: Callable[[Sequence[str]], Tensor] | None = None
     seeds: tuple[int, ...] = (0,)
+    quantised: bool = False
     switches: list[Addition] = field(default_factory=list)
     """What a strategy added beside the loaded network."""
 
@@ -189,7 +191,12 @@ class LoadedModel:
 
     @property
     def can_switch_off(self) -> bool:
-        """Whether switching off gives back the loaded network: all that trains is in switchable modules."""
+        """Whether switching off gives back the loaded network.
+
+        All that trains is in switchable modules then, and what is frozen is as it was loaded.
+        """
+        if self.quantised:
+            return False
         added = {id(p) for module in self.switches for p in module.own_parameters()}
         return bool(added) and all(id(p) in added for p in self.network.parameters() if p.requires_grad)
 

@@ -12,6 +12,7 @@ from sweeper.strategies.gradual_unfreeze import GradualUnfreeze
 from sweeper.strategies.lora import Lora
 from sweeper.strategies.partial_unfreeze import PartialUnfreeze
 from sweeper.strategies.probe_then_full import ProbeThenFull
+from sweeper.strategies.qlora import Qlora
 from sweeper.suggest import no_such
 
 _SHIPPED: tuple[type[Strategy], ...] = (
@@ -21,6 +22,7 @@ _SHIPPED: tuple[type[Strategy], ...] = (
     GradualUnfreeze,
     ProbeThenFull,
     Lora,
+    Qlora,
     Adapter,
     BitFit,
 )
