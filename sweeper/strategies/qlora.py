@@ -140,9 +140,7 @@ class Nf4Linear(nn.Module):
             base.out_features,
             bias=False,  # it would be cast in place
             compute_dtype=torch.bfloat16 if bf16 else torch.float32,
-            compress_statistics=double_quant,
-            quant_type="nf4",
-            device="meta",
+            device="meta",  # its weight is the next line's
         )
         self.inner.weight = bnb.nn.Params4bit(
             F.pad(base.weight.detach(), (0, self.padding)).clone(),

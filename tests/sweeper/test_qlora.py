@@ -55,6 +55,7 @@ def test_a_layer_is_the_linear_of_its_rounded_weight(double_quant: bool, inputs:
     (theirs,) = torch.autograd.grad(plain(x).square().sum(), x)
     (ours,) = torch.autograd.grad(layer(x).square().sum(), x)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert layer.inner.weight.quant_state.nested == double_quant
     blocks = -(-inputs // 64)
     assert layer.inner.weight.untyped_storage().nbytes() == 40 * 64 * blocks / 2
     if bias:
