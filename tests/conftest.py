@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+
+from tests import small
 
 torch.set_num_threads(1)
 # A busy machine is no reason to fail; examples are the same in every run.
@@ -24,6 +27,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["SWEEPER_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def skip_what_is_not_installed(request: pytest.FixtureRequest) -> None:
+    """Skip a test of a strategy whose package is not here."""
+    strategy = getattr(request.node, "callspec", None) and request.node.callspec.params.get("strategy")
+    package = small.NEEDS.get(strategy)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{strategy} needs {package}, which is not installed")
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -126,6 +126,7 @@ class LoadedModel:
         encode: For a model that reads texts: texts to token ids ``(rows, tokens)``.
         channels_last: Whether blocks put out images as ``(batch, height, width, channels)``, not channels first.
         seeds: One seed for each member.
+        quantised: Whether a strategy put approximations in the place of frozen weights.
     """
 
     network: nn.Module
@@ -141,6 +142,7 @@ class LoadedModel:
     encode: Callable[[Sequence[str]], Tensor] | None = None
     channels_last: bool = False
     seeds: tuple[int, ...] = (0,)
+    quantised: bool = False
     switches: list[Addition] = field(default_factory=list)
     """What a strategy added beside the loaded network."""
 
@@ -231,7 +233,12 @@ class LoadedModel:
 
     @property
     def can_switch_off(self) -> bool:
-        """Whether switching off gives back the loaded network: all that trains is in switchable modules."""
+        """Whether switching off gives back the loaded network.
+
+        All that trains is in switchable modules then, and what is frozen is as it was loaded.
+        """
+        if self.quantised:
+            return False
         added = {id(p) for module in self.switches for p in module.own_parameters()}
         return bool(added) and all(id(p) in added for p in self.network.parameters() if p.requires_grad)
 

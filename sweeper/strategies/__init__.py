@@ -19,6 +19,7 @@ from sweeper.strategies.partial_unfreeze import PartialUnfreeze
 from sweeper.strategies.prefix_tuning import PrefixTuning
 from sweeper.strategies.probe_then_full import ProbeThenFull
 from sweeper.strategies.prompt_tuning import PromptTuning
+from sweeper.strategies.qlora import Qlora
 from sweeper.suggest import no_such
 
 _SHIPPED: tuple[type[Strategy], ...] = (
@@ -29,6 +30,7 @@ _SHIPPED: tuple[type[Strategy], ...] = (
     ProbeThenFull,
     DomainAdaptation,
     Lora,
+    Qlora,
     Adapter,
     BitFit,
     PromptTuning,

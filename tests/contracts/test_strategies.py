@@ -124,6 +124,10 @@ def test_what_is_added_starts_at_the_loaded_function_and_switches_off_bit_for_bi
         assert not loaded.can_switch_off
         return
     both = loaded.logits(torch.cat([inputs(), inputs()]))
+    if strategy in small.QUANTISE:
+        assert not loaded.can_switch_off
+        torch.testing.assert_close(both, torch.stack([before, before]), rtol=0.1, atol=0.1)
+        return
     if strategy not in small.STARTS_ELSEWHERE:
         torch.testing.assert_close(both, torch.stack([before, before]), rtol=1e-5, atol=1e-6)
 
