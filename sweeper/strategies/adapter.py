@@ -29,8 +29,7 @@ class Adapter:
     """Train h + scale * up(GELU(down(x))) around frozen layers whose output is h (arXiv 1902.00751, section 2.1).
 
     Elsewhere than under "parallel" x is h itself. ``up`` starts at zero, so training begins at the pretrained
-    function. The head stays frozen unless it is fresh. The sizes and rates in ``space`` lie in the range
-    of arXiv 1902.00751, section 3.2; the scales are those of arXiv 2110.04366, section 4.5.
+    function. The head stays frozen unless it is fresh. The sizes in ``space`` lie in the range of arXiv 1902.00751, section 3.2; the scales are those of arXiv 2110.04366, section 4.5.
 
     Attributes:
         bottleneck: Width between down and up.
@@ -47,7 +46,7 @@ class Adapter:
         "bottleneck": (4, 16, 64),
         "placement": tuple(PLACEMENTS),
         "scale": (1.0, 4.0),
-        "lr": (3e-4, 1e-3, 3e-3),
+        "lr": (1e-3, 3e-3, 1e-2),
     }
 
     bottleneck: int = 16

@@ -67,9 +67,10 @@ class Strategy(Protocol):
 
     Attributes:
         per_member: Fields that may differ between the trials of one pack; all others are shared.
-        space: What a sweep of this strategy tries: values for its fields, and learning rates under
-            "lr" for pretrained transformers, where the literature has them. The class's docstring names
-            the source.
+        space: What a sweep of this strategy tries: values for its fields, and under "lr" three learning
+            rates, half a decade apart. The rates are around those that small pretrained transformers took
+            in our own short runs (`film_reviews`, tens of steps); the long runs of large models that papers
+            report stay at the low end and below. Other values come from the paper that the docstring names.
     """
 
     name: ClassVar[str]

@@ -27,7 +27,7 @@ class BitFit:
 
     name: ClassVar[str] = "bitfit"
     per_member: ClassVar[frozenset[str]] = frozenset()
-    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (1e-3, 3e-3, 1e-2)}
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (3e-3, 1e-2, 3e-2)}
 
     def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
         """Give each member its own biases."""

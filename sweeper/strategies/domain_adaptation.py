@@ -73,8 +73,7 @@ class DomainAdaptation:
 
     With alignment, labelled rows of the source domain train along, and a term of the loss pulls the features
     of both domains together, for which rows of the new domain need no labels: all of "train" serve.
-    Both papers look for the term's weight on the task; the weights of the space are ours, the rates those of
-    partial unfreezing.
+    Both papers look for the term's weight on the task; the weights of the space are ours.
 
     Attributes:
         labelled_share: The share of the training rows whose labels are used, each class with its share; 0 only

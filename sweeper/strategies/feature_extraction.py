@@ -17,7 +17,7 @@ class FeatureExtraction:
 
     name: ClassVar[str] = "feature_extraction"
     per_member: ClassVar[frozenset[str]] = frozenset()
-    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (1e-3, 3e-3, 1e-2, 3e-2)}
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (1e-2, 3e-2, 1e-1)}
 
     def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
         """Wake a fresh head."""

@@ -25,7 +25,7 @@ class IA3:
     The output of each target is multiplied by a vector; of "mlp_out" the input, which is the inner
     activation. Where query, key and value are one fused layer, its whole output is rescaled, as peft does.
     The vectors start at 1, so training begins at the pretrained function. The head stays frozen unless it
-    is fresh. The paper trains at 3e-3 (section 3.5), and ``space`` has the rates around it.
+    is fresh. The paper trains at 3e-3 (section 3.5), for a thousand steps.
 
     Attributes:
         targets: Which layers, as roles joined by "+" (`LoadedModel.targets`).
@@ -33,7 +33,7 @@ class IA3:
 
     name: ClassVar[str] = "ia3"
     per_member: ClassVar[frozenset[str]] = frozenset()
-    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (1e-3, 3e-3, 1e-2)}
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (1e-2, 3e-2, 1e-1)}
 
     targets: str = ATTENTION_AND_MLP
 

@@ -42,7 +42,7 @@ class Lora:
         form: "added" computes the low-rank term beside the layer; "parametrized" forms each member's whole
             weight (`torch.nn.utils.parametrize`), the same function at more memory a member.
 
-    The space is these papers': each of their variants on and off, the rates as found for LoRA.
+    The space is these papers': each of their variants on and off.
     """
 
     name: ClassVar[str] = "lora"
@@ -54,7 +54,7 @@ class Lora:
         "dropout": (0.0, 0.05, 0.1),
         "init": INITS,
         "dora": (False, True),
-        "lr": (1e-4, 3e-4, 1e-3, 3e-3),
+        "lr": (1e-3, 3e-3, 1e-2),
     }
 
     rank: int = 8

@@ -22,13 +22,12 @@ class NormTuning:
 
     Of layer normalisation in transformers (arXiv 2312.11420), of batch normalisation in convolutional
     networks (arXiv 2003.00152; running statistics stay as loaded), and of all others alike. The head stays
-    frozen unless it is fresh. No paper sweeps the rate; the rates in ``space`` are those of BitFit, which
-    likewise moves vectors alone.
+    frozen unless it is fresh.
     """
 
     name: ClassVar[str] = "norm_tuning"
     per_member: ClassVar[frozenset[str]] = frozenset()
-    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (1e-3, 3e-3, 1e-2)}
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"lr": (3e-3, 1e-2, 3e-2)}
 
     def adapt(self, model: LoadedModel, members: Sequence[Self]) -> Iterator[Stage]:
         """Give each member its own scale and shift in each normalisation layer."""

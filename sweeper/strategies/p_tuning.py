@@ -24,8 +24,7 @@ class PTuning:
 
     The encoder is the paper's MLP variant, three linear layers with ReLU between them, as in the package
     peft. Once trained only its outputs are kept: n vectors as in prompt tuning. The head stays frozen
-    unless it is fresh. The rates of the space lie between those of
-    prompts and of weights; our own trials chose them.
+    unless it is fresh.
 
     Attributes:
         virtual_tokens: How many vectors.

@@ -27,7 +27,7 @@ class PartialUnfreeze:
     space: ClassVar[Mapping[str, Sequence[Json]]] = {
         "blocks": (1, 2, 3),
         "backbone_rate": (0.1, 0.2, 1.0),
-        "lr": (1e-4, 3e-4, 1e-3),
+        "lr": (3e-4, 1e-3, 3e-3),
     }
 
     blocks: int = 1

@@ -23,7 +23,7 @@ class PrefixTuning:
 
     Attention becomes softmax(Q [P_k; K]^T / sqrt(d)) [P_v; V]. The prefix trains directly, without the
     paper's reparametrisation, which peft's default leaves out as well. The head stays frozen unless it is
-    fresh. The rates of the space are our own trials' choice.
+    fresh.
 
     Attributes:
         virtual_tokens: How many keys and values in each layer.
@@ -31,7 +31,7 @@ class PrefixTuning:
 
     name: ClassVar[str] = "prefix_tuning"
     per_member: ClassVar[frozenset[str]] = frozenset()
-    space: ClassVar[Mapping[str, Sequence[Json]]] = {"virtual_tokens": (5, 20, 50), "lr": (3e-3, 1e-2, 3e-2)}
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"virtual_tokens": (5, 20, 50), "lr": (1e-2, 3e-2, 1e-1)}
 
     virtual_tokens: int = 20
 

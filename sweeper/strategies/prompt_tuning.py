@@ -19,8 +19,8 @@ class PromptTuning:
     """Train n vectors that stand before the embedded tokens of every text: [P; E(x)] (arXiv 2104.08691, section 2).
 
     They start at the embeddings of tokens drawn from the vocabulary (section 3.2). Nothing inside the
-    network changes; the head stays frozen unless it is fresh. The rates of the space are the paper's 0.3
-    (Adafactor, section 3.1) and below; 20 tokens are its default of choice (section 3.2: more brings little).
+    network changes; the head stays frozen unless it is fresh. The paper trains at 0.3 with
+    Adafactor (section 3.1) and finds little gain beyond 20 tokens (section 3.2).
 
     Attributes:
         virtual_tokens: How many vectors.
@@ -28,7 +28,7 @@ class PromptTuning:
 
     name: ClassVar[str] = "prompt_tuning"
     per_member: ClassVar[frozenset[str]] = frozenset()
-    space: ClassVar[Mapping[str, Sequence[Json]]] = {"virtual_tokens": (5, 20, 50), "lr": (1e-2, 3e-2, 1e-1)}
+    space: ClassVar[Mapping[str, Sequence[Json]]] = {"virtual_tokens": (5, 20, 50), "lr": (3e-2, 1e-1, 3e-1)}
 
     virtual_tokens: int = 20
 

@@ -227,7 +227,7 @@ def build_normalised(input_shape: tuple[int, ...], n_classes: int, seed: int) ->
     return LoadedModel(network, "head", ("blocks.0",), (16,), {"blocks.0.0": "linear"})
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in small.LEFT_OUT["mlp"]])
 def test_a_model_from_outside_with_running_statistics_works(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "normalised", build_normalised)
     hparams = {"gradual_unfreeze": {"blocks": 1}}.get(strategy, {})
