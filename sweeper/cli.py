@@ -241,19 +241,24 @@ def ls(form: str) -> None:
     """List grids, strategies, models and tasks."""
     import dataclasses
 
+    from sweeper import models, strategies
     from sweeper.grid import load_grid, shipped_grids
-    from sweeper.models import MODELS
-    from sweeper.strategies import STRATEGIES
     from sweeper.tasks import TASKS
 
     grids = [load_grid(name) for name in shipped_grids()]
     content: dict[str, dict[str, Any]] = {
         "grids": {g.name: {"question": g.question, "trials": len(g.trials)} for g in grids},
         "strategies": {
-            name: {"summary": _first_line(s.__doc__), "hparams": dataclasses.asdict(s())}  # type: ignore[call-overload]
-            for name, s in STRATEGIES.items()
-        },
-        "models": {name: {"summary": _first_line(sys.modules[b.__module__].__doc__)} for name, b in MODELS.items()},
+            name: {
+                "summary": _first_line(s.__doc__),
+                "hparams": dataclasses.asdict(s()),  # type: ignore[call-overload]
+                "space": {key: list(values) for key, values in s.space.items()},
+            }
+            for name, s in strategies.STRATEGIES.items()
+        }
+        | {f"{name}:METHOD": {"summary": _module_line(make)} for name, make in strategies.FAMILIES.items()},
+        "models": {name: {"summary": _module_line(build)} for name, build in models.MODELS.items()}
+        | {f"{name}:NAME": {"summary": _module_line(make)} for name, make in models.FAMILIES.items()},
         "tasks": {t.name: {"summary": t.summary, "metric": t.metric, "n_train": t.n_train} for t in TASKS.values()},
     }
     if form == "json":
@@ -263,9 +268,15 @@ def ls(form: str) -> None:
         click.echo(f"{kind}:")
         for name, facts in entries.items():
             text = facts.pop("question", None) or facts.pop("summary")
+            facts.pop("space", None)
             rest = {**facts.pop("hparams", {}), **facts}
             extra = f"  [{', '.join(f'{k}={v}' for k, v in rest.items())}]" if rest else ""
             click.echo(f"  {name:20} {text}{extra}")
+
+
+def _module_line(thing: Any) -> str:
+    """Return the first line of the docstring of the module that something is from."""
+    return _first_line(sys.modules[thing.__module__].__doc__)
 
 
 def _first_line(text: str | None) -> str:

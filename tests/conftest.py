@@ -13,9 +13,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from sweeper.torchvision_ops import declare_missing_ops
 from tests import small
 
 torch.set_num_threads(1)
+declare_missing_ops()  # `pytest.importorskip` of what imports torchvision would skip for want of it
 # A busy machine is no reason to fail; examples are the same in every run.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")

@@ -48,6 +48,16 @@ LEFT_OUT: dict[str, set[str]] = {
     "small_cnn": {"ia3", "norm_tuning", *OF_TEXTS},
     "tiny_transformer": set(),
 }
+# The same for the families of transformers in `tests.families`.
+LEFT_OUT_OF_FAMILIES: dict[str, set[str]] = {
+    "bert": set(),
+    "roberta": set(),
+    "distilbert": {"prefix_tuning"},  # it takes no keys and values from before
+    "gpt2": set(),
+    "llama": {"bitfit"},  # it has no biases
+    "t5": {"prefix_tuning"},
+    "vit": OF_TEXTS,
+}
 
 # Strategies that no plain network can compute.
 STAYS_BESIDE = {"adapter", *OF_TEXTS}

@@ -29,7 +29,8 @@ class Adapter:
     """Train h + scale * up(GELU(down(x))) around frozen layers whose output is h (arXiv 1902.00751, section 2.1).
 
     Elsewhere than under "parallel" x is h itself. ``up`` starts at zero, so training begins at the pretrained
-    function. The head stays frozen unless it is fresh. The sizes in ``space`` lie in the range of arXiv 1902.00751, section 3.2; the scales are those of arXiv 2110.04366, section 4.5.
+    function. The head stays frozen unless it is fresh. The sizes in ``space`` lie in the range
+    of arXiv 1902.00751, section 3.2; the scales are those of arXiv 2110.04366, section 4.5.
 
     Attributes:
         bottleneck: Width between down and up.

@@ -170,6 +170,17 @@ def test_fields_that_came_later_leave_old_ids_alone() -> None:
 
 
 @every
+def test_its_space_is_of_its_own_fields_and_as_large_in_rates_as_any(strategy: str) -> None:
+    space = dict(STRATEGIES[strategy].space)
+    rates = space.pop("lr")
+    assert len(rates) == 3
+    assert 9 < rates[-1] / rates[0] < 11  # type: ignore[operator]
+    for name, values in space.items():
+        for value in values:
+            assert getattr(STRATEGIES[strategy](**{name: value}), name) == value
+
+
+@every
 def test_docstrings_say_what_trains(strategy: str) -> None:
     assert STRATEGIES[strategy].__doc__
     assert "Train" in STRATEGIES[strategy].__doc__.splitlines()[0]  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.grid import load_grid
+from sweeper.strategies import STRATEGIES
 
 GOOD = """
 question = "Does it work?"
@@ -116,3 +117,26 @@ def test_a_folder_or_no_text_is_one_line(tmp_path: Path) -> None:
 def test_unknown_grids_are_named(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_grid(name)
+
+
+def test_a_task_has_training_arguments_of_its_own_and_a_strategy_its_own_space(tmp_path: Path) -> None:
+    text = GOOD.replace('tasks = "digits_shifted"', 'tasks = ["digits_shifted", "digits_weak_class"]')
+    grid = load_grid(grid_file(tmp_path, text + "[train.digits_weak_class]\nsteps = 7\nlr = 'space'\n"))
+    steps = {trial.task: trial.train.steps for trial in grid.trials}
+    assert steps == {"digits_shifted": 10, "digits_weak_class": 7}
+    weak = [trial for trial in grid.trials if trial.task == "digits_weak_class" and trial.strategy == "lora"]
+    assert {trial.train.lr for trial in weak} == set(STRATEGIES["lora"].space["lr"])
+    with pytest.raises(ValueError, match=r"no task named 'digits_weak'.*Did you mean 'digits_weak_class'"):
+        load_grid(grid_file(tmp_path, text + "[train.digits_weak]\nsteps = 7\n"))
+    with pytest.raises(ValueError, match="no hyperparameter named 'alpha' in the search space of lora"):
+        load_grid(grid_file(tmp_path, GOOD.replace("rank = [1, 2]", 'alpha = "space"')))
+
+
+def test_only_the_strategies_that_are_asked_for(tmp_path: Path) -> None:
+    file = grid_file(tmp_path, GOOD)
+    assert {trial.strategy for trial in load_grid(file, ["lora"]).trials} == {"lora"}
+    with_new = load_grid(file, ["lora", "adapter"]).trials
+    assert {trial.strategy for trial in with_new} == {"lora", "adapter"}
+    assert {trial.hparams["bottleneck"] for trial in with_new if trial.strategy == "adapter"} == {16}
+    with pytest.raises(ValueError, match="no strategy named 'lorra'"):
+        load_grid(file, ["lorra"])

@@ -16,7 +16,7 @@ from sweeper import source, trial
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
 from sweeper.models import MODELS
-from sweeper.models.base import LoadedModel, seeded
+from sweeper.models.base import LoadedModel, UnavailableError, seeded
 from sweeper.pack import make_packs, pack_key
 from sweeper.spec import Status, TrainArgs, TrialSpec
 from sweeper.strategies import STRATEGIES, Stage, hparams_of
@@ -352,3 +352,37 @@ def test_shifted_images_are_rotated_by_25_degrees_and_noisy() -> None:
     assert np.degrees(np.arctan(abs(slope))) == pytest.approx(25, abs=1)
     # Half of the noise on black is clipped: what is left has a mean of std / sqrt(2 pi).
     assert turned[:5, :5].mean() == pytest.approx(digits.NOISE_STD / np.sqrt(2 * np.pi), rel=0.05)
+
+
+def specs_of(*pairs: tuple[str, str]) -> list[TrialSpec]:
+    return [replace(small.spec(strategy), model=model) for model, strategy in pairs]
+
+
+def test_what_makes_no_sense_is_left_out_with_its_reason_and_the_rest_kept() -> None:
+    specs = specs_of(("small_cnn", "full"), ("small_cnn", "prompt_tuning"), ("tiny_transformer", "prompt_tuning"))
+    kept, left_out = trial.check_all(specs)
+    assert kept == [specs[0], specs[2]]
+    (left,) = left_out
+    assert (left.what, left.trials) == ("prompt_tuning on small_cnn", 1)
+    assert "no embedding of tokens" in left.reason
+
+
+def test_what_is_asked_for_in_vain_is_refused() -> None:
+    specs = specs_of(("small_cnn", "full"), ("small_cnn", "prompt_tuning"))
+    with pytest.raises(ValueError, match="prompt_tuning does not apply: the model has no embedding of tokens"):
+        trial.check_all(specs)
+    texts = [replace(spec, task="film_reviews") for spec in specs_of(("small_cnn", "full"))]
+    with pytest.raises(ValueError, match="small_cnn reads images, and these rows are texts"):
+        trial.check_all([*specs_of(("small_cnn", "full")), *texts])
+
+
+def test_what_is_missing_here_is_left_out_unless_nothing_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*args: object) -> LoadedModel:
+        raise UnavailableError("weights are missing: pip install them")
+
+    monkeypatch.setitem(MODELS, "elsewhere", missing)
+    kept, (left,) = trial.check_all(specs_of(("mlp", "full"), ("elsewhere", "full")))
+    assert [spec.model for spec in kept] == ["mlp"]
+    assert left == trial.LeftOut("elsewhere on digits_shifted", "weights are missing: pip install them", 1)
+    with pytest.raises(UnavailableError, match="pip install them"):
+        trial.check_all(specs_of(("elsewhere", "full")))
