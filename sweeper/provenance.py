@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sweeper import __version__
 
-PACKAGES = ("torch", "ray", "numpy", "scikit-learn")
+PACKAGES = ("torch", "ray", "numpy", "scikit-learn", "transformers", "peft", "bitsandbytes")
 
 
 def now() -> str:

@@ -22,6 +22,8 @@ METRICS_SHOWN = (
     "source_test_score",
     "forgetting",
     "train_seconds",
+    "train_flops",
+    "inference_flops",
     "peak_memory_bytes",
     "saved_bytes",
 )
