@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -40,6 +41,8 @@ def import_peft() -> Any:
         UnavailableError: it is not installed.
     """
     declare_missing_ops()
+    # peft imports bitsandbytes where it is installed, which on some CPUs warns of a kernel that nobody asked for.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         import peft
     except ImportError:
@@ -101,14 +104,15 @@ def _adapt(self: Any, model: LoadedModel, members: Sequence[Any]) -> Iterator[St
     torch.manual_seed(derived_seed(model.seeds[0], self.name))
     for choice in choices:
         try:
-            if whole is None:
-                peft.inject_adapter_in_model(self.config(**choice), model.network)
-            else:
-                model.network.hf = peft.get_peft_model(whole, self.config(**choice))
+            # It edits the network in place. What it returns stands around one that it knows, and else is only
+            # kept, for the sake of what layers share.
+            around = peft.get_peft_model(model.network if whole is None else whole, self.config(**choice))
             break
         except (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError, ImportError) as error:
             if choice is choices[-1]:
                 raise ValueError(f"{self.name}: {' '.join(str(error).split())[:300]}") from None
+    if whole is not None:
+        model.network.hf = around
     for module in model.network.modules():
         if id(module) not in before:
             module.training = True
@@ -121,7 +125,7 @@ def _adapt(self: Any, model: LoadedModel, members: Sequence[Any]) -> Iterator[St
     added = [p for name, p in model.trainable().items() if id(p) not in already and "modules_to_save" not in name]
     if not added:
         raise model.not_applicable(self.name, "it adds nothing that trains to this model")
-    model.switches.append(Added(model, added))
+    model.switches.append(Added(model, added, around))
     yield Stage()
 
 
@@ -175,8 +179,8 @@ def _draw(model: LoadedModel, fresh: Sequence[str]) -> None:
 class Added:
     """What peft added to a network, as one addition that can be counted and switched off."""
 
-    def __init__(self, model: LoadedModel, own: list[nn.Parameter]) -> None:
-        self.model, self.own = model, own
+    def __init__(self, model: LoadedModel, own: list[nn.Parameter], around: nn.Module) -> None:
+        self.model, self.own, self.around = model, own, around
         self._enabled = True
 
     @property
