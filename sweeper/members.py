@@ -185,7 +185,7 @@ class MemberCopies(nn.Module):
         except AttributeError:
             if name == "copies":
                 raise
-            return getattr(super().__getattr__("copies")[0], name)
+            return getattr(self.copies[0], name)
 
     def plain(self, member: int) -> nn.Module:
         """Return one member's copy."""

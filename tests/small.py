@@ -33,7 +33,11 @@ MEMBERS: dict[str, list[dict[str, Any]]] = {
     "p_tuning": [{"virtual_tokens": 4, "hidden": 16}] * 3,
     "prefix_tuning": [{"virtual_tokens": 4}] * 3,
     "domain_adaptation": [{"align": "coral", "align_weight": weight} for weight in (1.0, 100.0, 0.1)],
-    "lora": [{"rank": 1}, {"rank": 8, "alpha": 4.0, "scaling": "rslora"}, {"rank": 3, "b_rate": 4.0}],
+    "lora": [
+        {"rank": 1},
+        {"rank": 8, "alpha": 4.0, "scaling": "rslora", "init": "pissa"},
+        {"rank": 3, "b_rate": 4.0, "dropout": 0.2},
+    ],
     "adapter": [{"bottleneck": 2}, {"bottleneck": 8, "scale": 4.0}, {"bottleneck": 5}],
 }
 # Model -> strategies that make no sense on it; the tests see that these, and only these, are refused.
@@ -70,14 +74,14 @@ def train_args(member: int, steps: int = 6) -> TrainArgs:
 
 
 def train_some(
-    name: str, strategy: str, members: Sequence[int], seeds: Sequence[int], **model_args: Any
+    name: str, strategy: str, members: Sequence[int], seeds: Sequence[int], **shared: Any
 ) -> tuple[LoadedModel, list[Trained]]:
-    """Train the members of these numbers, in one pack, on a few real rows."""
-    loaded = model(name, seeds, **model_args)
+    """Train the members of these numbers, in one pack, on a few real rows; ``shared`` fields are all of theirs."""
+    loaded = model(name, seeds)
     rows = data()
     trained = train_pack(
         loaded,
-        strategies(strategy, members),
+        strategies(strategy, members, **shared),
         [train_args(k) for k in members],
         [rows.splits["train"]] * len(members),
         [rows.splits["valid"]] * len(members),
@@ -87,8 +91,8 @@ def train_some(
     return loaded, trained
 
 
-def strategies(name: str, members: Sequence[int]) -> list[Strategy]:
-    return [STRATEGIES[name](**MEMBERS[name][k]) for k in members]
+def strategies(name: str, members: Sequence[int], **shared: Any) -> list[Strategy]:
+    return [STRATEGIES[name](**{**MEMBERS[name][k], **shared}) for k in members]
 
 
 class Logits(nn.Module):

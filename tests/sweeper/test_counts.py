@@ -124,12 +124,18 @@ def test_adapter() -> None:
     assert round(100 * 584 / (TRANSFORMER + 584), 1) == 2.0
 
 
-def test_lora_on_the_transformer() -> None:
+@pytest.mark.parametrize("variant", [{}, {"form": "parametrized"}, {"init": "pissa"}])
+def test_lora_on_the_transformer(variant: dict[str, str]) -> None:
     one = 4 * (D + FF)  # A (4 x 32) and B (128 x 4) on the first feed-forward linear of a block
     assert 2 * one == 1_280
-    assert counts(transformer(), "lora", rank=4, alpha=8, targets="mlp_in") == (1_280, 30_020)
+    assert counts(transformer(), "lora", rank=4, alpha=8, targets="mlp_in", **variant) == (1_280, 30_020)
     assert TRANSFORMER + 1_280 == 30_020
     assert round(100 * 1_280 / 30_020, 1) == 4.3
+
+
+def test_dora_adds_a_magnitude_for_each_output() -> None:
+    added = 2 * (4 * (D + FF) + FF)
+    assert counts(transformer(), "lora", rank=4, targets="mlp_in", dora=True) == (added, TRANSFORMER + added)
 
 
 def test_lora_on_every_linear_of_the_large_mlp() -> None:
