@@ -213,8 +213,13 @@ class MemberCopies(nn.Module):
 MEMBER_LAYERS = (MemberLinear, MemberConv2d, MemberLayerNorm, MemberEmbedding, MemberCopies)
 
 
-# Their buffers change while they train; those of other modules are constants.
-RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+def _has_own_state(module: nn.Module) -> bool:
+    """Return whether a module has parameters, or buffers beside those of children that have parameters."""
+    if any(True for _ in module.parameters(recurse=False)):
+        return True
+    own_buffers = any(True for _ in module.buffers(recurse=False))
+    running = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+    return own_buffers and (running or any(True for _ in module.parameters()))
 
 
 class CannotPackError(ValueError):
@@ -247,7 +252,12 @@ def narrow(module: nn.Module, member: int) -> nn.Module | None:
     return plain
 
 
-def widen(module: nn.Module, members: int, done: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
+def widen(
+    module: nn.Module,
+    members: int,
+    tokens: nn.Module | None = None,
+    done: dict[nn.Module, nn.Module] | None = None,
+) -> nn.Module:
     """Return the module with its parameters stacked, a set for each member, all ready to train.
 
     Modules that already carry the member axis are left as they are; containers are changed in place.
@@ -255,6 +265,8 @@ def widen(module: nn.Module, members: int, done: dict[nn.Module, nn.Module] | No
     Args:
         module: What to widen.
         members: How many.
+        tokens: The embedding whose ids are the rows. Others look up positions and the like, which the members
+            share: where no module around them can be copied whole, more than one member cannot train together.
         done: What each module has become, so that one that stands in two places stays one.
     """
     done = {} if done is None else done
@@ -268,13 +280,18 @@ def widen(module: nn.Module, members: int, done: dict[nn.Module, nn.Module] | No
         wide = MemberConv2d(module, members)
     elif type(module) is nn.LayerNorm:
         wide = MemberLayerNorm(module, members)
-    elif type(module) is nn.Embedding and module.max_norm is None:
+    elif module is tokens and type(module) is nn.Embedding and module.max_norm is None:
         wide = MemberEmbedding(module, members)
-    elif any(True for _ in module.parameters(recurse=False)) or isinstance(module, RUNNING):
+    elif type(module) is nn.Embedding and members > 1:
+        raise CannotPackError("an embedding of something that the members share")
+    elif _has_own_state(module):
         wide = MemberCopies(module, members)
     else:
         for name, child in module.named_children():
-            setattr(module, name, widen(child, members, done))
+            setattr(module, name, widen(child, members, tokens, done))
         return module
-    done[module] = wide
-    return wide.requires_grad_(True).train()
+    done[module] = wide.requires_grad_(True).train()
+    for inner in wide.modules():
+        if isinstance(inner, nn.modules.dropout._DropoutNd):
+            inner.eval()  # off everywhere: it draws from a generator that the members would share
+    return wide

@@ -80,6 +80,7 @@ def print_per_class(trials: Iterable[TrialResult], console: Console) -> None:
             f"seed={spec.seed} (trial {trial.trial_id})",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
         confusion = trial.metrics.get("confusion")
         if confusion is None:
@@ -89,7 +90,9 @@ def print_per_class(trials: Iterable[TrialResult], console: Console) -> None:
         limitless = console.options.update_width(10_000)
         if Measurement.get(console, limitless, table).maximum > console.width:
             table = _table(confusion, matrix=False)
-            console.print(" confusion matrix left out for want of width; --format json has it", highlight=False)
+            console.print(
+                " confusion matrix left out for want of width; --format json has it", highlight=False, soft_wrap=True
+            )
         console.print(table)
         console.print()
     console.print(

@@ -203,7 +203,7 @@ def train_pack(
         ever_trained.update({id(p): p for p in model.trainable().values()})
         shares += stage.share
         durations.append([])
-        drawn, counter = draw.rows, FlopCounter()
+        drawn, flops_per_row, counter = draw.rows, 0.0, FlopCounter()
         for _ in range(stage_steps(shares, step, train.steps)):
             started = time.perf_counter()
             with contextlib.nullcontext() if durations[-1] else counter:
@@ -221,8 +221,7 @@ def train_pack(
                 seconds = _seconds(durations) / len(trained)
                 _add_point(trained, step, seconds, torch.stack(losses), score(metric, model, valid_splits))
                 losses.clear()
-        if durations[-1]:
-            flops += flops_per_row * (draw.rows - drawn)
+        flops += flops_per_row * (draw.rows - drawn)
 
     finite = _all_finite(model, len(trained))
     for k, member in enumerate(trained):

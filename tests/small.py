@@ -54,6 +54,9 @@ STAYS_BESIDE = {"adapter", *OF_TEXTS}
 # Strategies that do not start at the loaded function: virtual tokens are seen from the first step on.
 STARTS_ELSEWHERE = OF_TEXTS
 
+# What a short run learns at, where that is not 1e-2.
+LEARNS_AT = {"bitfit": 3e-2, "ia3": 3e-2, "prompt_tuning": 1e-1, "p_tuning": 3e-3, "prefix_tuning": 1e-1}
+
 RATES = (3e-3, 1e-2, 1e-3)
 DECAYS = (0.0, 0.1, 0.01)
 

@@ -168,7 +168,8 @@ class LoadedModel:
 
     def wake(self, path: str) -> None:
         """Let everything at a path train, each member its own copy; the empty path is the whole network."""
-        module = widen(self.get(path), self.members)
+        tokens = None if self.embedding is None else self.get(self.embedding)
+        module = widen(self.get(path), self.members, tokens)
         if path:
             self.replace(path, module)
         else:

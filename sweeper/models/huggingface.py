@@ -102,17 +102,15 @@ class ImageNetwork(nn.Module):
     def __init__(self, hf: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.hf: Any = hf
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.mean, self.std = mean, std
 
     def forward(self, x: Tensor) -> Tensor:
         """Resize, normalise, and map to ``(batch, classes)``."""
         size = self.hf.config.image_size
         x = F.interpolate(x, size if isinstance(size, list | tuple) else (size, size), mode="bilinear")
         x = x.expand(-1, self.hf.config.num_channels, -1, -1)
-        return self.hf(pixel_values=(x - self.mean) / self.std).logits
+        mean, std = (x.new_tensor(value).view(-1, 1, 1) for value in (self.mean, self.std))
+        return self.hf(pixel_values=(x - mean) / std).logits
 
 
 def named(name: str, shown: str = "") -> ModelBuilder:

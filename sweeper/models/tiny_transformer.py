@@ -69,7 +69,9 @@ class TinyTransformer(nn.Module):
         """Map token ids ``(batch, tokens)``, or grey images ``(batch, 1, h, w)`` in 0..1, to ``(batch, classes)``."""
         ids = x if not x.is_floating_point() else pixels_as_tokens(x)
         x = self.embedding(ids)
-        x = x + positions(x.shape[1], self.width).to(x.device)
+        # Virtual tokens, which a strategy may put in front, have no position: the others keep theirs.
+        virtual = x.shape[1] - ids.shape[1]
+        x = x + F.pad(positions(ids.shape[1], self.width).to(x.device), (0, 0, virtual, 0))
         before = self.key_values(len(x)) or [None] * len(self.blocks)
         for block, own in zip(self.blocks, before, strict=True):
             x = block(x, own)

@@ -48,7 +48,7 @@ def mmd(source: Tensor, target: Tensor) -> Tensor:
 
     The kernels of DAN (arXiv 1502.02791, section 3): here five with equal weights, exp(-|x - y|^2 / b) with b
     from a quarter to four times the mean squared distance of two different rows. The estimate takes all
-    pairs (arXiv 0805.2368, equation 5), so it is never below 0 and the numbers of rows may differ.
+    pairs (the biased one of arXiv 0805.2368), so it is never below 0 and the numbers of rows may differ.
 
     Shapes as for `coral`.
     """
@@ -73,6 +73,8 @@ class DomainAdaptation:
 
     With alignment, labelled rows of the source domain train along, and a term of the loss pulls the features
     of both domains together, for which rows of the new domain need no labels: all of "train" serve.
+    Both papers look for the term's weight on the task; the weights of the space are ours, the rates those of
+    partial unfreezing.
 
     Attributes:
         labelled_share: The share of the training rows whose labels are used, each class with its share; 0 only
@@ -84,7 +86,6 @@ class DomainAdaptation:
 
     name: ClassVar[str] = "domain_adaptation"
     per_member: ClassVar[frozenset[str]] = frozenset({"align_weight"})
-    # The weights are our own: both papers look for theirs on the task. Rates as for partial unfreezing.
     space: ClassVar[Mapping[str, Sequence[Json]]] = {
         "align": ("none", "coral", "mmd"),
         "align_weight": (0.1, 1.0, 10.0),

@@ -136,7 +136,7 @@ def test_what_is_added_starts_at_the_loaded_function_and_switches_off_bit_for_bi
 
 @pairs
 def test_a_trial_learns_from_a_real_source_model(model: str, strategy: str) -> None:
-    args = TrainArgs(lr=3e-2 if strategy == "bitfit" else 1e-2, steps=80)
+    args = TrainArgs(lr=small.LEARNS_AT.get(strategy, 1e-2), steps=80)
     spec = TrialSpec(model, small.TASK, 100, strategy, small.spec(strategy).hparams, args, 0)
     (row,) = run_pack([spec], {})
     assert row.status is Status.COMPLETE, row.error

@@ -47,7 +47,8 @@ def test_each_member_has_its_own_layer(make: object, shape: tuple[int, ...]) -> 
 
 
 def test_embedding_rows_are_each_members_own() -> None:
-    wide = widen(nn.Embedding(10, 4), K)
+    table = nn.Embedding(10, 4)
+    wide = widen(table, K, table)
     weight = next(wide.parameters())
     weight.data = torch.randn(weight.shape)
     ids = torch.randint(10, (K * BATCH, 5))
