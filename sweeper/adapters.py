@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from sweeper import peft_layout
 from sweeper.adapter_card import card
-from sweeper.adapter_facts import Facts, fingerprint
+from sweeper.adapter_facts import Facts, facts_of, fingerprint
 from sweeper.members import member_of
 from sweeper.models.base import LoadedModel
 from sweeper.safe_file import SafeTensors, check_names, new_folder, parse_object, read_json
-from sweeper.strategies import Strategy
+from sweeper.spec import TrialResult
+from sweeper.strategies import Strategy, find_strategy
 from sweeper.suggest import no_such
 
 CONFIG, WEIGHTS, WHOLE, CARD = "adapter_config.json", "adapter_model.safetensors", "model.safetensors", "README.md"
@@ -223,7 +224,7 @@ def _targets(found: Opened, base: LoadedModel) -> tuple[LoadedModel, dict[str, p
         return peft_layout.adapted(found.config, base, ours, where, found.file.shapes)
     assert found.facts is not None
     if found.layout == "model":
-        model = replace(base, network=copy.deepcopy(base.network), switches=[], seeds=(0,))
+        model = replace(base, network=_untied(base.network), switches=[], seeds=(0,))
         slots = {n: peft_layout.whole(t.T if turned else t) for n, t, turned in _plain(model.network)}
         return model, slots
     most = max((size for shape in found.file.shapes.values() for size in shape), default=0)
@@ -234,6 +235,15 @@ def _targets(found: Opened, base: LoadedModel) -> tuple[LoadedModel, dict[str, p
     model.head_is_fresh = found.facts.head_is_fresh
     model, kept = _structure(found.facts.build(where), model)
     return model, {name: peft_layout.whole(_alone(name, tensor)) for name, tensor in kept.items()}
+
+
+def _untied(network: nn.Module) -> nn.Module:
+    """Return a copy in which no two modules share a tensor: training the whole network pulls them apart."""
+    own = copy.deepcopy(network)
+    for module in own.modules():
+        for name, p in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(p.detach().clone(), requires_grad=False))
+    return own
 
 
 class Adapters:
@@ -292,3 +302,27 @@ def merge(folder: Path, base: LoadedModel, target: Path, name: str = "this model
         )
     facts = facts or Facts("peft", {}, name, fingerprint(base), base.head_is_fresh)
     save_model(target, plain, facts, overwrite)
+
+
+class Keeper:
+    """Saves what `sweeper.trial.run_pack` trains, each trial in a folder of its own.
+
+    Args:
+        root: Where the folders go.
+        overwrite: Whether those that are there are replaced.
+        name: The folder's name; by default the trial's id.
+    """
+
+    def __init__(self, root: Path, overwrite: bool, name: str | None = None) -> None:
+        self.root, self.overwrite, self.name = root, overwrite, name
+        self.refused: ValueError | OSError | None = None
+        """Why the last one could not be saved: no reason to lose its row."""
+
+    def __call__(self, base: LoadedModel, model: LoadedModel, member: int, row: TrialResult) -> None:
+        """Save one member."""
+        try:
+            strategy = find_strategy(row.spec.strategy)(**row.spec.hparams)
+            facts = facts_of(base, row.spec.model, strategy, row.spec, row.metrics)
+            save_adapter(self.root / (self.name or row.trial_id), base, model, member, facts, self.overwrite)
+        except (ValueError, OSError) as error:
+            self.refused = error
