@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -95,7 +96,8 @@ def _structure(strategy: Strategy, model: LoadedModel) -> tuple[LoadedModel, dic
     trained |= {id(tensor) for name, tensor in state.items() if member_of(name) is not None}
     for addition in model.switches:
         assert isinstance(addition, nn.Module)
-        trained |= {id(buffer) for buffer in addition.buffers(recurse=False)}
+        # A buffer of one number is a setting, which the hyperparameters tell.
+        trained |= {id(buffer) for buffer in addition.buffers(recurse=False) if buffer[0].numel() > 1}
     model.network.requires_grad_(False).eval()
     every = [*model.network.named_parameters(), *model.network.named_buffers()]
     return model, {name: tensor for name, tensor in every if id(tensor) in trained}
@@ -134,8 +136,13 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> N
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{name} has values that are not finite: there is nothing worth saving")
-    metadata = {"format": "pt", IN_HEADER: json.dumps(facts.to_dict(), sort_keys=True, allow_nan=False)}
+    metadata = {IN_HEADER: json.dumps(facts.to_dict(), sort_keys=True, allow_nan=False)}
+    if facts.layout == "model":
+        metadata["format"] = "pt"  # transformers asks for it
+    path.touch()
+    mode = path.stat().st_mode  # as the user's other files; the package would write for the user alone
     save_file({name: t.detach().cpu().float().clone().contiguous() for name, t in tensors.items()}, path, metadata)
+    path.chmod(mode)
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,7 @@ def _targets(found: Opened, base: LoadedModel) -> tuple[LoadedModel, dict[str, p
         model = replace(base, network=_untied(base.network), switches=[], seeds=(0,))
         slots = {n: peft_layout.whole(t.T if turned else t) for n, t, turned in _plain(model.network)}
         return model, slots
-    most = max((size for shape in found.file.shapes.values() for size in shape), default=0)
+    most = max((math.prod(shape) for shape in found.file.shapes.values()), default=0)
     for key, value in found.facts.hparams.items():
         if isinstance(value, int) and value > max(most, SMALL):
             raise ValueError(f"{where}: {key} is {value:,}, larger than any tensor of the folder")

@@ -227,7 +227,8 @@ def _product(shape: tuple[int, ...]) -> int:
 
 
 def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
-    """Print columns, those with numbers aligned to the right."""
+    """Print columns, those with numbers aligned to the right; what a terminal would act on is shown as "?"."""
+    rows = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
     for row in (headings, *rows):
         cells = [

@@ -345,7 +345,8 @@ def _virtual(
     kind: str, config: Mapping[str, Any], model: LoadedModel, where: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> Strategy:
     tokens = config.get("num_virtual_tokens")
-    if (tokens,) != shapes.get("prompt_embeddings", (None,))[:1]:
+    own_shape = shapes.get("prompt_embeddings", (None,))
+    if (tokens,) != own_shape[:1] or 0 in own_shape:
         raise ValueError(
             f"{where}: num_virtual_tokens {str(tokens)[:20]} is not the number of rows of prompt_embeddings"
         )

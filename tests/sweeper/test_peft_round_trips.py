@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from sweeper.adapter_facts import facts_of
@@ -188,8 +193,6 @@ def test_a_folder_from_peft_loads_here(peft: Any, family: str, method: str, tmp_
 def test_what_peft_can_and_we_cannot_is_refused_by_name(
     peft: Any, change: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
-    import json
-
     hf = classifier("bert", CLASSES, 0)
     theirs = peft.get_peft_model(copy.deepcopy(hf), peft.LoraConfig(r=3, target_modules=["query"], task_type="SEQ_CLS"))
     theirs.save_pretrained(tmp_path)
@@ -200,6 +203,33 @@ def test_what_peft_can_and_we_cannot_is_refused_by_name(
         load_adapter(tmp_path, base)
     assert "\n" not in str(raised.value)
     assert torch.equal(base.network(texts("bert")[0]), logits(hf, texts("bert")[0]))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(places=st.lists(st.tuples(st.integers(0, 4000), st.integers(32, 126)), min_size=1, max_size=3))
+def test_a_damaged_folder_of_peft_is_a_value_error_or_harmless(
+    peft: Any, tmp_path: Path, places: list[tuple[int, int]]
+) -> None:
+    hf = classifier("bert", CLASSES, 0)
+    base = loaded(hf)
+    folder = tmp_path / "whole"
+    if not folder.exists():
+        pack = loaded(hf)
+        chosen = strategies("lora", pack, 1)
+        next(chosen[0].adapt(pack, chosen))
+        save_adapter(folder, base, pack, 0, facts_of(base, "bert", chosen[0]))
+    torn = tmp_path / "torn"
+    shutil.rmtree(torn, ignore_errors=True)
+    shutil.copytree(folder, torn)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        content = bytearray((torn / file).read_bytes())
+        for place, value in places:
+            content[place % len(content)] = value
+        (torn / file).write_bytes(content)
+    before = {name: p.clone() for name, p in base.network.state_dict().items()}
+    with contextlib.suppress(ValueError):
+        load_adapter(torn, base)
+    assert all(torch.equal(p, before[name]) for name, p in base.network.state_dict().items())
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
