@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sweeper import __version__
+from sweeper.adapters_cli import adapters, without_folder
 from sweeper.command import run
 from sweeper.results import Contents, ResultsStore, read_store
 from sweeper.spec import Status, TrialResult
@@ -46,6 +47,9 @@ def cli() -> None:
     """
 
 
+cli.add_command(adapters)
+
+
 @cli.command()
 @click.option(
     "--grid", "grid_name", required=True, metavar="NAME|FILE.toml", help="A shipped grid (`sweeper ls`) or a file."
@@ -73,6 +77,7 @@ def cli() -> None:
     show_default=True,
     help="Trials that train together in one pass at most.",
 )
+@click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
 def launch(
@@ -136,8 +141,11 @@ def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: d
     from sweeper.progress import SweepProgress
 
     progress = SweepProgress(len(todo), talk)
+    kept = store.path.absolute() / "adapters" if how.pop("keep_weights") else None
+    if kept:
+        store.mark()  # a worker's folder must not be what makes it look like something else
     try:
-        run_sweep(todo, store, progress, grid=grid.name, **how)
+        run_sweep(todo, store, progress, grid=grid.name, weights=kept, **how)
     except KeyboardInterrupt:
         progress.close()
         done = f"{progress.done} finished trials are in {store.path}"
@@ -146,6 +154,11 @@ def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: d
     finally:
         store.close()
         progress.close()
+    if kept:
+        missing = without_folder(_of_grid(store.read().results, grid), kept)
+        _say(talk, f"Weights: {kept}")
+        if missing:
+            _say(talk, f"{len(missing)} complete trials have none there; `sweeper adapters save {missing[0].trial_id}`")
     if progress.done < len(todo):
         raise OSError(
             f"only {progress.done} of {len(todo)} trials have a row in {str(store.path)!r}; "

@@ -29,6 +29,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # nobody without the token gets
 import ray
 from ray import tune
 
+from sweeper.adapters import Keeper
 from sweeper.pack import make_packs
 from sweeper.provenance import code, environment
 from sweeper.results import ResultsStore
@@ -54,13 +55,14 @@ class PackTrial(tune.Trainable):
     """One pack of trials on a Ray actor that stays for the next pack."""
 
     def setup(  # type: ignore[override]  # Tune hands over what `with_parameters` was given
-        self, config: dict[str, Any], packs: Sequence[Any], provenance: Mapping[str, Any]
+        self, config: dict[str, Any], packs: Sequence[Any], provenance: Mapping[str, Any], weights: str | None
     ) -> None:
         """Remember the packs; `config` names one of them by its number."""
         import torch
 
         torch.set_num_threads(1)  # a pack has one CPU
         self.packs, self.provenance = packs, provenance
+        self.keep = Keeper(Path(weights), overwrite=True) if weights else None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next pack."""
@@ -70,7 +72,7 @@ class PackTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run the pack and return its rows."""
         specs = [TrialSpec.from_dict(spec) for spec in self.packs[self.config["pack"]]]
-        rows = run_pack(specs, {**self.provenance, **environment()})
+        rows = run_pack(specs, {**self.provenance, **environment()}, self.keep)
         return {"rows": [row.to_dict() for row in rows], "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -131,6 +133,7 @@ def launch(
     max_concurrent: int | None = None,
     address: str | None = None,
     pack_size: int = 8,
+    weights: Path | None = None,
 ) -> None:
     """Run trials through Ray Tune; each row is in the store before the listener hears of it.
 
@@ -140,6 +143,7 @@ def launch(
         max_concurrent: Packs at once; as many as resources allow if ``None``.
         address: Ray cluster to run on ("auto", "host:port"); a local Ray if ``None``.
         pack_size: Trials that train together at most.
+        weights: Where workers save what each complete trial learned; nowhere if ``None``.
 
     Raises:
         OSError: a row could not be written. What the store holds is intact.
@@ -157,7 +161,8 @@ def launch(
         if gpus_per_trial > gpus:  # Ray would wait for them for ever
             raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} cannot be met: there are {gpus:g} GPUs")
         plain = [[spec.to_dict() for spec in pack] for pack in packs]
-        trainable = tune.with_parameters(PackTrial, packs=plain, provenance=provenance)
+        where = None if weights is None else str(weights)
+        trainable = tune.with_parameters(PackTrial, packs=plain, provenance=provenance, weights=where)
         to_store = _ToStore(packs, store, listener, provenance)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),

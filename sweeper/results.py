@@ -122,12 +122,16 @@ class ResultsStore:
             self._file = None
             raise
 
-    def _new_file(self) -> int:
+    def mark(self) -> None:
+        """Make the folder a store that others know as one, before there are rows in it."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / MARKER).exists():
             temporary = self.path / f".{MARKER}.{secrets.token_hex(4)}"
             temporary.write_text(json.dumps({"format": FORMAT, "schema": SCHEMA}) + "\n", encoding="utf-8")
             temporary.replace(self.path / MARKER)
+
+    def _new_file(self) -> int:
+        self.mark()
         name = f"rows-{now().replace(':', '')}-{secrets.token_hex(4)}.jsonl"
         file = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         folder = os.open(self.path, os.O_RDONLY)

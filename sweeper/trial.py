@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import resource
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.strategies import Strategy, find_strategy
 from sweeper.strategies.base import check_needs
 from sweeper.tasks import TASKS, Split, TaskData
-from sweeper.train import Trained, predict, train_pack
+from sweeper.train import Trained, predict, score, train_pack
 
 MOST_CLASSES = 50
 """Up to as many a row holds the confusion matrix: beyond, it would be longer than all the rest."""
@@ -108,7 +108,11 @@ def _makes_no_sense(spec: TrialSpec, data: TaskData | NotApplicableError) -> tup
     return None
 
 
-def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[TrialResult]:
+Keep = Callable[[LoadedModel, LoadedModel, int, TrialResult], None]
+"""Takes what was trained: the base, the trained pack, a member's number and its row."""
+
+
+def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None = None) -> list[TrialResult]:
     """Train trials that `make_packs` put together, and return a row for each, whatever happens.
 
     What goes wrong is a finding: the row's status and error say it. A pack that does not fit into
@@ -116,12 +120,13 @@ def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[
 
     Args:
         provenance: What every row carries besides the time.
+        keep: Called for each complete trial while its weights are there; what it raises is the trial's end too.
     """
     try:
-        return _run(specs, provenance)
+        return _run(specs, provenance, keep)
     except CannotPackError as error:
         if len(specs) > 1:
-            return [row for spec in specs for row in run_pack([spec], provenance)]
+            return [row for spec in specs for row in run_pack([spec], provenance, keep)]
         status, reason = Status.FAILED, _one_line(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
         status, reason = Status.OUT_OF_MEMORY, _one_line(error)
@@ -131,7 +136,7 @@ def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[
         reason = _one_line(error)
     if status is Status.OUT_OF_MEMORY and len(specs) > 1:
         half = len(specs) // 2
-        return run_pack(specs[:half], provenance) + run_pack(specs[half:], provenance)
+        return run_pack(specs[:half], provenance, keep) + run_pack(specs[half:], provenance, keep)
     return [failed_row(spec, status, reason, provenance) for spec in specs]
 
 
@@ -174,18 +179,23 @@ def _wrong_by_class(split: Split, predicted: Sequence[int], data: TaskData) -> l
     return torch.bincount(wrong, minlength=data.n_classes).tolist()
 
 
-def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[TrialResult]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    weights, data = _load(specs[0])
-    metric = TASKS[specs[0].task].metric
-    model = _fresh_model(specs[0], data, [spec.seed for spec in specs])
-    data = data.encoded(model.encode)
+def untrained(spec: TrialSpec, seeds: Sequence[int]) -> tuple[LoadedModel, TaskData]:
+    """Return the network that a trial starts from, with a member for each seed, and the rows as it reads them."""
+    weights, data = _load(spec)
+    model = _fresh_model(spec, data, seeds)
     if weights is not None:
         model.network.load_state_dict(weights)
-    model.network.to(device)
-    members = len(specs)
+    model.network.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, data.encoded(model.encode)
+
+
+def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None) -> list[TrialResult]:
+    model, data = untrained(specs[0], [spec.seed for spec in specs])
+    device = next(model.network.parameters()).device
+    metric, has_source, members = TASKS[specs[0].task].metric, data.pretrain is not None, len(specs)
+    base = model.beside() if keep else model
     base_flops = _row_flops(model, data)
-    untouched = _scores("untouched_", metric, model, data, members) if weights is not None else [{}] * members
+    untouched = _scores("untouched_", metric, model, data, members) if has_source else [{}] * members
 
     memory = PeakMemory(device)
     trained = train_pack(
@@ -201,7 +211,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[Tria
 
     after = _scores("", metric, model, data, members)
     off: list[dict[str, Any]] = [{}] * members
-    if weights is not None and model.can_switch_off:
+    if has_source and model.can_switch_off:
         model.switch(False)
         off = _scores("off_", metric, model, data, members)
         model.switch(True)
@@ -240,7 +250,14 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any]) -> list[Tria
             error=measured.diverged,
         )
         rows.append(_with_forgetting(row))
+        if keep and not measured.diverged:
+            keep(base, model, k, rows[-1])
     return rows
+
+
+def score_on_test(spec: TrialSpec, model: LoadedModel, data: TaskData) -> float:
+    """Return a model's score on the test rows of a trial's task."""
+    return score(TASKS[spec.task].metric, model, [data.splits["test"]])[0]
 
 
 def _learned(measured: Trained) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -158,6 +159,14 @@ class LoadedModel:
     def get(self, path: str) -> nn.Module:
         """Return the module at a path."""
         return self.network.get_submodule(path)
+
+    def beside(self) -> LoadedModel:
+        """Return a model of one member that shares this one's tensors, and that a strategy may adapt by itself.
+
+        As it was loaded, this one must be frozen: that stays true, and its tensors are never written.
+        """
+        shared = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
+        return replace(self, network=copy.deepcopy(self.network, shared), switches=[], seeds=(0,))
 
     def replace(self, path: str, module: nn.Module) -> None:
         """Put a module at a path, in place of the one that stands there."""

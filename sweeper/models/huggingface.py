@@ -393,9 +393,13 @@ def _key_values(hf: Any) -> KeyValues | None:
 
 
 def _linears_for_conv1d(hf: Any) -> None:
-    """Replace GPT-2's Conv1D, a linear layer with its weight transposed, by an ordinary linear layer."""
+    """Replace GPT-2's Conv1D, a linear layer with its weight transposed, by an ordinary linear layer.
+
+    The model remembers their paths: in its files these weights stand transposed.
+    """
     from transformers.pytorch_utils import Conv1D
 
+    hf.loaded_from_conv1d = frozenset(path for path, module in hf.named_modules() if isinstance(module, Conv1D))
     for path, module in [*hf.named_modules()]:
         if isinstance(module, Conv1D):
             linear = nn.Linear(*module.weight.shape)

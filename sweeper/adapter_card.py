@@ -1,0 +1,67 @@
+"""The model card of an adapter: a README that says what it is and how to use it, as the Hub reads it too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sweeper.adapter_facts import Facts
+
+IN_SWEEPER = """```
+sweeper adapters load FOLDER
+```"""
+IN_PEFT = """```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={classes})
+model = PeftModel.from_pretrained(base, "FOLDER")
+```"""
+IN_TRANSFORMERS = """```python
+from transformers import AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
+```"""
+
+
+def card(facts: Facts, tensors: Mapping[str, Tensor], config: Mapping[str, Any], is_transformers: bool = False) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        facts: About the adapter.
+        tensors: Those of the folder.
+        config: Its configuration, where that is peft's.
+        is_transformers: Whether the folder holds a whole network of transformers.
+    """
+    head: dict[str, Any] = {"library_name": "peft" if facts.layout == "peft" else "transformers"}
+    if facts.layout == "parameters" or (facts.layout == "model" and not is_transformers):
+        head = {"library_name": "sweeper-advisor"}
+    if config.get("base_model_name_or_path"):
+        head["base_model"] = config["base_model_name_or_path"]
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
+    what = "The whole network" if facts.layout == "model" else "An adapter"
+    lines += [f"# {facts.strategy} on {facts.base}", "", f"{what}, fine-tuned by `{facts.strategy}`.", ""]
+    table: dict[str, Any] = {"base model": facts.base, "base fingerprint": facts.fingerprint}
+    trial = facts.trial
+    if trial is not None:
+        table |= {"task": trial.task, "training rows": trial.n_train, "seed": trial.seed, "trial": trial.trial_id}
+        table |= {"learning rate": trial.train.lr, "steps": trial.train.steps, "batch size": trial.train.batch_size}
+    table |= {f"{facts.strategy}.{name}": value for name, value in facts.hparams.items()}
+    table |= {"numbers in this folder": f"{sum(t.numel() for t in tensors.values()):,}"}
+    table |= {name.replace("_", " "): f"{value:.4g}" for name, value in facts.scores.items() if name.endswith("_score")}
+    lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in table.items()), ""]
+    lines += ["## Use", "", "Here, scored on the test rows of its task:", "", IN_SWEEPER, ""]
+    if facts.layout == "peft":
+        classes = next((len(t) for n, t in tensors.items() if n.endswith(("classifier.weight", "score.weight"))), "N")
+        base = config.get("base_model_name_or_path") or "BASE"
+        lines += ["In peft:", "", IN_PEFT.format(base=base, classes=classes), ""]
+    elif is_transformers:
+        lines += ["In transformers:", "", IN_TRANSFORMERS, ""]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
