@@ -1,9 +1,12 @@
-"""Entries that installed packages add to a table, through Python's entry points."""
+"""Tables of entries by name: what installed packages add to them, and families that know more names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import TypeVar
+
+from sweeper.suggest import no_such
 
 T = TypeVar("T")
 
@@ -20,3 +23,17 @@ def with_plugins(table: dict[str, T], group: str) -> dict[str, T]:
             raise ValueError(f"{entry.value} registers {entry.name!r} in {group}, but that name is taken")
         found[entry.name] = entry.load()
     return found
+
+
+def find(kind: str, name: str, table: Mapping[str, T], families: Mapping[str, Callable[[str], T]]) -> T:
+    """Return an entry of a table; or for "family:rest" what the family makes for the rest of the name.
+
+    Raises:
+        ValueError: there is no such thing, or the family does not know the rest.
+    """
+    if name in table:
+        return table[name]
+    family, colon, rest = name.partition(":")
+    if colon and rest and family in families:
+        return families[family](rest)
+    raise no_such(kind, name, [*table, *(f"{family}:NAME" for family in families)])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sweeper.models import LoadedModel, find_model
-from sweeper.models.base import seeded
+from sweeper.models.base import NotApplicableError, seeded
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES, Strategy, hparams_of
 from sweeper.tasks import TASKS, Split, TaskData
@@ -113,6 +113,17 @@ def train_some(
 
 def strategies(name: str, members: Sequence[int], **shared: Any) -> list[Strategy]:
     return [STRATEGIES[name](**{**MEMBERS[name][k], **shared}) for k in members]
+
+
+def check_refused(loaded: LoadedModel, strategy: str) -> None:
+    """See that a strategy says why it makes no sense on a model, and leaves the model as it was."""
+    before = {name: p.clone() for name, p in loaded.network.state_dict().items()}
+    (chosen,) = strategies(strategy, [0])
+    with pytest.raises(NotApplicableError, match=f"^{strategy} does not apply: "):
+        next(chosen.adapt(loaded, [chosen]))
+    after = loaded.network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 class Logits(nn.Module):

@@ -18,6 +18,7 @@ ADVICE = {f"advisor.{name}" for name in ("situation", "rules", "evidence", "reco
 # named here may import anything below it; the first entry that fits counts.
 MAY_IMPORT = {
     **dict.fromkeys(LIGHT, LIGHT),
+    "sweeper.registry": {"sweeper.suggest"},
     **dict.fromkeys(ADVICE, ADVICE | LIGHT),
     "sweeper.summary": LIGHT,
     "advisor.fit": ADVICE | LIGHT | {"sweeper.summary"},

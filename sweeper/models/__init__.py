@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from sweeper.models import huggingface, minilm, mlp, small_cnn, tiny_transformer, torchvision
 from sweeper.models.base import LoadedModel, ModelBuilder
-from sweeper.registry import with_plugins
-from sweeper.suggest import no_such
+from sweeper.registry import find, with_plugins
 
 MODELS: dict[str, ModelBuilder] = with_plugins(
     {
@@ -30,12 +29,7 @@ def find_model(name: str) -> ModelBuilder:
     Raises:
         ValueError: there is no such model.
     """
-    if name in MODELS:
-        return MODELS[name]
-    family, colon, rest = name.partition(":")
-    if colon and rest and family in FAMILIES:
-        return FAMILIES[family](rest)
-    raise no_such("model", name, [*MODELS, *(f"{family}:NAME" for family in FAMILIES)])
+    return find("model", name, MODELS, FAMILIES)
 
 
 __all__ = ["FAMILIES", "MODELS", "LoadedModel", "ModelBuilder", "find_model"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sweeper.registry import with_plugins
+from sweeper.registry import find, with_plugins
 from sweeper.strategies import peft_methods
 from sweeper.strategies.adapter import Adapter
 from sweeper.strategies.base import Stage, Strategy, hparams_of
@@ -20,7 +20,6 @@ from sweeper.strategies.prefix_tuning import PrefixTuning
 from sweeper.strategies.probe_then_full import ProbeThenFull
 from sweeper.strategies.prompt_tuning import PromptTuning
 from sweeper.strategies.qlora import Qlora
-from sweeper.suggest import no_such
 
 _SHIPPED: tuple[type[Strategy], ...] = (
     Full,
@@ -52,12 +51,7 @@ def find_strategy(name: str) -> type[Strategy]:
     Raises:
         ValueError: there is no such strategy.
     """
-    if name in STRATEGIES:
-        return STRATEGIES[name]
-    family, colon, rest = name.partition(":")
-    if colon and rest and family in FAMILIES:
-        return FAMILIES[family](rest)
-    raise no_such("strategy", name, [*STRATEGIES, *(f"{family}:METHOD" for family in FAMILIES)])
+    return find("strategy", name, STRATEGIES, FAMILIES)
 
 
 __all__ = ["FAMILIES", "STRATEGIES", "Stage", "Strategy", "find_strategy", "hparams_of"]

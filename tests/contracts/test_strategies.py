@@ -8,7 +8,6 @@ from dataclasses import fields
 import pytest
 import torch
 
-from sweeper.models.base import NotApplicableError
 from sweeper.spec import Status, TrainArgs, TrialSpec
 from sweeper.strategies import STRATEGIES, hparams_of
 from sweeper.trial import run_pack
@@ -70,14 +69,7 @@ def test_a_stage_moves_its_own_parameters_and_no_others(model: str, strategy: st
 
 @left_out
 def test_what_makes_no_sense_is_refused_with_a_reason(model: str, strategy: str) -> None:
-    loaded = small.model(model, [0])
-    before = {name: p.clone() for name, p in loaded.network.state_dict().items()}
-    (chosen,) = small.strategies(strategy, [0])
-    with pytest.raises(NotApplicableError, match=f"^{strategy} does not apply: "):
-        next(chosen.adapt(loaded, [chosen]))
-    after = loaded.network.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[name], before[name]) for name in before)
+    small.check_refused(small.model(model, [0]), strategy)
 
 
 @pairs
