@@ -63,7 +63,10 @@ class Slot:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape it has in the file."""
-        return tuple(torch.cat([part.to("meta") for part, _ in self.parts], self.axis).shape)
+        shape = [*self.parts[0][0].shape]
+        if len(self.parts) > 1:
+            shape[self.axis] = sum(part.shape[self.axis] for part, _ in self.parts)
+        return tuple(shape)
 
     def get(self) -> Tensor:
         """Return what belongs in the file."""
@@ -72,6 +75,9 @@ class Slot:
     @torch.no_grad()
     def set(self, value: Tensor) -> None:
         """Take what a file holds."""
+        if len(self.parts) == 1:  # also a tensor without axes
+            self.parts[0][0].copy_(self.parts[0][1] * value)
+            return
         parts = value.split([part.shape[self.axis] for part, _ in self.parts], self.axis)
         for (part, sign), own in zip(self.parts, parts, strict=True):
             part.copy_(sign * own)
