@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -39,7 +40,7 @@ def card(facts: Facts, tensors: Mapping[str, Tensor], config: Mapping[str, Any],
     head: dict[str, Any] = {"library_name": "peft" if facts.layout == "peft" else "transformers"}
     if facts.layout == "parameters" or (facts.layout == "model" and not is_transformers):
         head = {"library_name": "sweeper-advisor"}
-    if config.get("base_model_name_or_path"):
+    if config.get("base_model_name_or_path") and not Path(config["base_model_name_or_path"]).exists():
         head["base_model"] = config["base_model_name_or_path"]
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
     what = "The whole network" if facts.layout == "model" else "An adapter"

@@ -21,7 +21,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sweeper import peft_layout
+from sweeper import peft_config, peft_layout
 from sweeper.adapter_card import card
 from sweeper.adapter_facts import Facts, facts_of, fingerprint
 from sweeper.members import member_of
@@ -228,7 +228,7 @@ def _targets(found: Opened, base: LoadedModel) -> tuple[LoadedModel, dict[str, p
     where = str(found.folder / CONFIG)
     if found.layout == "peft":
         ours = found.facts.build(where) if found.facts else None
-        return peft_layout.adapted(found.config, base, ours, where, found.file.shapes)
+        return peft_config.adapted(found.config, base, ours, where, found.file.shapes)
     assert found.facts is not None
     if found.layout == "model":
         model = replace(base, network=_untied(base.network), switches=[], seeds=(0,))

@@ -21,6 +21,7 @@ from sweeper.adapter_compare import difference, listed
 from sweeper.adapter_facts import facts_of, fingerprint
 from sweeper.adapters import Adapters, load_adapter, merge, save_adapter
 from sweeper.cli import cli
+from sweeper.members import CannotPackError
 from sweeper.models.base import LoadedModel
 from sweeper.results import ResultsStore
 from sweeper.safe_file import MAX_HEADER, SafeTensors
@@ -29,6 +30,7 @@ from sweeper.strategies import STRATEGIES
 from sweeper.train import train_pack
 from sweeper.trial import run_pack
 from tests import small
+from tests.sweeper.test_trial import build_normalised
 
 CASES = [
     (model, strategy)
@@ -90,6 +92,26 @@ def test_each_member_of_a_pack_comes_back(name: str, strategy: str, head_is_fres
             assert not any(p.requires_grad for p in model.network.parameters())
     assert same(bits(base), before)
     assert [line.damage for line in listed(tmp_path)] == [None] * 3
+
+
+@pytest.mark.parametrize("strategy", ["full", "partial_unfreeze", "bitfit"])
+def test_running_statistics_are_saved_with_what_trained(strategy: str, tmp_path: Path) -> None:
+    rows = small.data().splits
+    pack, base = build_normalised((1, 8, 8), 10, 0), build_normalised((1, 8, 8), 10, 0)
+    pack.seeds = (0, 1)
+    chosen = [STRATEGIES[strategy]()] * 2
+    args, split = [small.train_args(0), small.train_args(1)], [rows["train"]] * 2
+    try:
+        train_pack(pack, chosen, args, split, split, "accuracy")
+    except CannotPackError:
+        pack = build_normalised((1, 8, 8), 10, 0)
+        train_pack(pack, chosen[:1], args[:1], split[:1], split[:1], "accuracy")
+    pack.network.eval()
+    x = rows["test"].x[:5]
+    for member in range(pack.members):
+        save_adapter(tmp_path / str(member), base, pack, member, facts_of(base, "normalised", chosen[member]))
+        wanted = pack.logits(torch.cat([x] * pack.members))[member]
+        torch.testing.assert_close(load_adapter(tmp_path / str(member), base).logits(x)[0], wanted)
 
 
 def test_padding_is_not_saved(tmp_path: Path) -> None:
