@@ -153,6 +153,11 @@ class Nf4Linear(nn.Module):
         self.inner.to(device)  # this is what quantises
         self.bias = base.bias
 
+    @property
+    def weight(self) -> Tensor:
+        """An empty tensor of the type that goes in and comes out: some networks ask a layer's weight for its type."""
+        return torch.empty(0)
+
     def train(self, mode: bool = True) -> Self:
         """Stay in training mode: in evaluation some CPUs repack the weight, in place, for a coarser kernel."""
         return super().train(True)
