@@ -55,8 +55,8 @@ def check_all(specs: Sequence[TrialSpec]) -> tuple[list[TrialSpec], list[LeftOut
     """Return the trials that make sense, and what is left out and why; nothing is trained.
 
     Raises:
-        ValueError: a task has not the rows, or a hyperparameter does not fit a model; also where a model,
-            a task or a strategy makes sense nowhere in these trials, for then it was asked for in vain.
+        ValueError: a task has not the rows, or a hyperparameter does not fit a model; also where a strategy makes
+            sense nowhere in these trials, for then it was asked for in vain, and where nothing at all does.
     """
     loaded: dict[tuple[str, int], TaskData | NotApplicableError] = {}
     verdicts: dict[tuple[str, ...], tuple[str, NotApplicableError] | None] = {}
@@ -78,13 +78,11 @@ def check_all(specs: Sequence[TrialSpec]) -> tuple[list[TrialSpec], list[LeftOut
         else:
             key = (verdict[0], str(verdict[1]))
             reasons[key] = reasons.get(key, 0) + 1
-    for name in ("model", "task", "strategy"):
-        here = {getattr(spec, name) for spec in kept}
-        for spec in specs:
-            if getattr(spec, name) not in here:
-                reason = next(v[1] for what, v in verdicts.items() if v and getattr(spec, name) in what)
-                if not kept or not isinstance(reason, UnavailableError):
-                    raise reason
+    somewhere = {spec.strategy for spec in kept}
+    for (_, _, strategy, _), verdict in verdicts.items():
+        in_vain = strategy not in somewhere and verdict is not None and not isinstance(verdict[1], UnavailableError)
+        if verdict is not None and (in_vain or not kept):
+            raise verdict[1]
     return kept, [LeftOut(what, reason, number) for (what, reason), number in reasons.items()]
 
 
