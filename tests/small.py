@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sweeper.models import LoadedModel, find_model
-from sweeper.models.base import NotApplicableError, seeded
+from sweeper.models.base import NotApplicableError
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES, Strategy, hparams_of
 from sweeper.tasks import TASKS, Split, TaskData
-from sweeper.torchvision_ops import declare_missing_ops
 from sweeper.train import Trained, train_pack
 
 TASK = "digits_shifted"
@@ -124,38 +123,6 @@ def check_refused(loaded: LoadedModel, strategy: str) -> None:
     after = loaded.network.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-class Logits(nn.Module):
-    """A classifier of the transformers library that returns its logits alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.model(input_ids=ids).logits
-
-
-def tiny_bert(seeds: Sequence[int]) -> LoadedModel:
-    """A BERT of two layers on token ids, with random weights; the test is skipped without transformers."""
-    declare_missing_ops()
-    transformers = pytest.importorskip("transformers")
-    # Ten times BERT's own spread of weights: at 0.02 a layer adds next to nothing to its residual.
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = transformers.BertConfig(**size, vocab_size=100, initializer_range=0.2)
-    network = Logits(seeded(0, lambda: transformers.BertForSequenceClassification(config)))
-    inside = {
-        "attention.self.query": "query",
-        "attention.self.key": "key",
-        "attention.self.value": "value",
-        "attention.output.dense": "attn_out",
-        "intermediate.dense": "mlp_in",
-        "output.dense": "mlp_out",
-    }
-    blocks = tuple(f"model.bert.encoder.layer.{i}" for i in range(2))
-    roles = {f"{block}.{path}": role for block in blocks for path, role in inside.items()}
-    return LoadedModel(network, "model.classifier", blocks, (32, 32), roles, seeds=tuple(seeds))
 
 
 def check_what_is_added(build: Callable[[Sequence[int]], LoadedModel], x: Tensor, chosen: Sequence[Strategy]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
+from sweeper.models import LoadedModel
 from sweeper.strategies import Strategy
 from sweeper.strategies.adapter import PLACEMENTS, Adapter
 from sweeper.strategies.bitfit import BitFit
@@ -13,7 +16,16 @@ from sweeper.strategies.lora import Lora
 from sweeper.strategies.norm_tuning import NormTuning
 from tests import small
 
-IDS = torch.arange(32).view(4, 8) % 100
+pytest.importorskip("transformers")
+from tests.families import FAMILIES, START
+
+IDS = torch.arange(32).view(4, 8) % START
+
+
+def bert(seeds: Sequence[int]) -> LoadedModel:
+    loaded = FAMILIES["bert"]((1, 8, 8), 10, 0)
+    loaded.seeds = tuple(seeds)
+    return loaded
 
 
 @pytest.mark.parametrize(
@@ -28,7 +40,7 @@ IDS = torch.arange(32).view(4, 8) % 100
     ids=lambda members: f"{members[0].name}-{getattr(members[0], 'placement', '')}",
 )
 def test_promises_of_additions(members: list[Strategy]) -> None:
-    small.check_what_is_added(small.tiny_bert, IDS, members)
+    small.check_what_is_added(bert, IDS, members)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +52,6 @@ def test_promises_of_additions(members: list[Strategy]) -> None:
     ],
 )
 def test_what_they_cost(strategy: Strategy, trainable: int) -> None:
-    model = small.tiny_bert([0])
+    model = bert([0])
     next(strategy.adapt(model, [strategy]))
     assert model.trainable_params(0) == trainable
