@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -131,7 +132,7 @@ def load(folder: str, model_name: str | None, task_name: str | None, form: str) 
         "model": spec.model,
         "task": spec.task,
         "tensors": len(shapes),
-        "parameters": sum(_product(shape) for shape in shapes.values()),
+        "parameters": sum(math.prod(shape) for shape in shapes.values()),
         "base_params": base.loaded_params,
         "test_rows": len(data.splits["test"]),
         "test_score": score_on_test(spec, model, data),
@@ -217,13 +218,6 @@ def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec,
 def without_folder(rows: list[TrialResult], root: Path) -> list[TrialResult]:
     """Return the complete trials that have no folder in `root`."""
     return [row for row in rows if row.status is Status.COMPLETE and not (root / row.trial_id).is_dir()]
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
