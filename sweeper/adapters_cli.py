@@ -194,7 +194,7 @@ def diff(a: str, b: str, form: str) -> None:
 def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec, LoadedModel, TaskData]:
     """Return the trial that an adapter is from, or one that stands in for it, its base and its rows."""
     from sweeper.adapters import opened
-    from sweeper.tasks import TASKS
+    from sweeper.tasks import find_task
     from sweeper.trial import untrained
 
     with opened(folder) as found:
@@ -205,13 +205,11 @@ def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec,
     elif model is None or task is None:
         raise click.UsageError(f"{folder} does not name its trial: give --model and --task")
     else:
-        if task not in TASKS:
-            from sweeper.suggest import no_such
-
-            raise no_such("task", task, TASKS)
-        spec = TrialSpec(model, task, TASKS[task].n_train, "feature_extraction", {}, TrainArgs(), 0)
-    if spec.task not in TASKS:
-        raise ValueError(f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here")
+        spec = TrialSpec(model, task, find_task(task).n_train, "feature_extraction", {}, TrainArgs(), 0)
+    try:
+        find_task(spec.task)
+    except ValueError:
+        raise ValueError(f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here") from None
     return spec, *untrained(spec, [spec.seed])
 
 

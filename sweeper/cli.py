@@ -17,6 +17,7 @@ import click
 from sweeper import __version__
 from sweeper.adapters_cli import adapters, without_folder
 from sweeper.command import run
+from sweeper.data_cli import data
 from sweeper.results import Contents, ResultsStore, read_store
 from sweeper.spec import Status, TrialResult
 
@@ -48,6 +49,7 @@ def cli() -> None:
 
 
 cli.add_command(adapters)
+cli.add_command(data)
 
 
 @cli.command()

@@ -14,7 +14,7 @@ from sweeper.models import find_model
 from sweeper.spec import SEEDS, TrainArgs, TrialSpec
 from sweeper.strategies import find_strategy, hparams_of
 from sweeper.suggest import no_such
-from sweeper.tasks import TASKS
+from sweeper.tasks import find_task
 
 SHIPPED = Path(__file__).parent / "grids"
 
@@ -94,8 +94,7 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
         find_model(model)
     tasks = _names("task", content["tasks"])
     for task in tasks:
-        if task not in TASKS:
-            raise no_such("task", task, TASKS)
+        find_task(task)
     seeds = _whole_numbers("seeds", content.get("seeds", [0, 1, 2]), 0)
     sizes = _whole_numbers("n_train", content["n_train"], 1) if "n_train" in content else []
     train = content.get("train", {})
@@ -115,7 +114,7 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
 
     trials = []
     for model, task, entry in itertools.product(models, tasks, entries):
-        for size in sizes or [TASKS[task].n_train]:
+        for size in sizes or [find_task(task).n_train]:
             for strategy, hparams, args in _settings(entry, {**train, **own_train.get(task, {})}):
                 trials += [TrialSpec(model, task, size, strategy, hparams, args, seed) for seed in seeds]
     unique = {trial.trial_id: trial for trial in trials}

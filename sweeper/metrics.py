@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-Labels = Sequence[int]
+Labels = Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,64 @@ def _balanced_accuracy(true: Labels, predicted: Labels) -> float:
     return float(balanced_accuracy_score(true, predicted))
 
 
-def _macro_f1(true: Labels, predicted: Labels) -> float:
+def macro_f1(true: Labels, predicted: Labels) -> float:
+    """Return the mean over classes of F1."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(true, predicted, average="macro", zero_division=0.0))
+
+
+def _r2(true: Labels, predicted: Labels) -> float:
+    from sklearn.metrics import r2_score
+
+    return float(r2_score(true, predicted))
+
+
+def rmse(true: Labels, predicted: Labels) -> float:
+    """Return the root of the mean squared error."""
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(true, predicted))
+
+
+BINS = 15
+
+
+def calibration_error(right: Sequence[bool], confidence: Sequence[float]) -> float:
+    """Return the expected calibration error: by how much confidence and accuracy differ, over 15 equal bins.
+
+    Guo et al. 2017 (arXiv 1706.04599), section 2, equation 3.
+    """
+    sums = [[0, 0.0] for _ in range(BINS)]
+    for is_right, sure in zip(right, confidence, strict=True):
+        # Bins are open below and closed above, as in the paper.
+        own = sums[min(BINS - 1, max(0, math.ceil(sure * BINS) - 1))]
+        own[0] += is_right
+        own[1] += sure
+    return sum(abs(rights - sure) for rights, sure in sums) / max(1, len(right))
 
 
 METRICS: dict[str, Metric] = {
     # Scores that a task may name as its own.
     "accuracy": Metric("share of rows labelled right", "fraction", "higher", _accuracy),
     "balanced_accuracy": Metric("mean over classes of recall", "fraction", "higher", _balanced_accuracy),
-    "macro_f1": Metric("mean over classes of F1", "fraction", "higher", _macro_f1),
+    "macro_f1": Metric("mean over classes of F1", "fraction", "higher", macro_f1),
+    "r2": Metric("share of the variance that is explained (coefficient of determination)", "fraction", "higher", _r2),
     # What a trial measures; a "score" is the task's own metric, named in the column `metric`.
     "valid_score": Metric("score on the validation rows; everything is chosen on it", "fraction", "higher"),
     "test_score": Metric("score on the test rows; only ever reported", "fraction", "higher"),
     "test_macro_f1": Metric("macro F1 on the test rows", "fraction", "higher"),
+    "test_calibration_error": Metric(
+        "expected calibration error on the test rows: how far confidence and accuracy differ, in 15 equal bins",
+        "fraction",
+        "lower",
+    ),
+    "test_rmse": Metric("root of the mean squared error on the test rows", "the target's", "lower"),
+    "untouched_test_rmse": Metric("the same before training", "the target's", "lower"),
+    "off_test_rmse": Metric("the same after training, added modules switched off", "the target's", "lower"),
+    "shifted_test_score": Metric("score on test rows that are shifted from those trained on", "fraction", "higher"),
+    "untouched_shifted_test_score": Metric("the same before training", "fraction", "higher"),
+    "off_shifted_test_score": Metric("the same after training, added modules switched off", "fraction", "higher"),
     "untouched_test_score": Metric("test score of the source model before it trains", "fraction", "higher"),
     "off_test_score": Metric(
         "test score after training with the added modules switched off; equals untouched_test_score",

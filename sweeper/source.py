@@ -30,7 +30,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SWEEPER_CACHE") or Path.home() / ".cache" / "sweeper")
 
 
-def source_weights(model: LoadedModel, rows: Split, train: TrainArgs) -> dict[str, Tensor]:
+def source_weights(model: LoadedModel, rows: Split, train: TrainArgs, metric: str) -> dict[str, Tensor]:
     """Return the weights of a model trained on the source rows, from the cache where they are there.
 
     The cache's key is made of the contents: initial weights, rows, training arguments, seed. Processes
@@ -39,6 +39,7 @@ def source_weights(model: LoadedModel, rows: Split, train: TrainArgs) -> dict[st
     Args:
         model: A network with its initial weights, and one member; it is not changed where the cache
             has the weights, and trained in place where not.
+        metric: The task's.
     """
     key = _key(model, rows, train)
     folder = cache_folder() / "source"
@@ -51,7 +52,7 @@ def source_weights(model: LoadedModel, rows: Split, train: TrainArgs) -> dict[st
             except SafetensorError:
                 file.unlink()  # a cache is only a cache: what cannot be read is made again
         plain = {name: value.shape for name, value in model.network.state_dict().items()}
-        train_pack(model, [Full()], [train], [rows], [rows], "accuracy")
+        train_pack(model, [Full()], [train], [rows], [rows], metric)
         # Without the member axis, under the same names: Full wakes every layer in its place.
         trained = {name.replace("copies.0.", ""): value for name, value in model.network.state_dict().items()}
         weights = {name: value.detach().cpu().reshape(plain[name]).contiguous() for name, value in trained.items()}

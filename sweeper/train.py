@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from sweeper.optim import MemberAdamW
 from sweeper.spec import TrainArgs
 from sweeper.strategies.base import Stage, Strategy, check_needs
 from sweeper.tasks.base import Split
+from sweeper.work import GENERATION, IGNORED, REGRESSION, TAGGING, WORK
 
 CURVE_POINTS = 6
 EVAL_ROWS = 512
@@ -95,11 +97,11 @@ class Draws:
 def stratified_share(y: Tensor, share: float) -> Tensor:
     """Return the numbers of a share of the rows, at least one: of each class its first ones, about that share.
 
-    Where a row has more than one label, the first rows.
+    Where a row has more than one label, or a number for one, the first rows.
     """
     wanted = max(1, round(share * len(y)))
     order = torch.arange(len(y))
-    if wanted < len(y) and y.dim() == 1:
+    if wanted < len(y) and y.dim() == 1 and not y.is_floating_point():
         rank = torch.empty(len(y))
         for label in y.unique():
             mine = y == label
@@ -121,8 +123,27 @@ def stage_steps(shares: float, done: int, steps: int) -> int:
     return round(shares * steps) - done
 
 
-def predict(model: LoadedModel, splits: Sequence[Split]) -> list[list[int]]:
-    """Return each member's predicted classes on its own split; all splits have the same length."""
+@dataclass(frozen=True)
+class Predicted:
+    """What one member says of a split.
+
+    Attributes:
+        true: As `sweeper.metrics.Metric.compute` takes it: class numbers, numbers, or rows of tag names; for
+            generation the ids of the answers' tokens.
+        predicted: The same as the model has it; for generation the loss of each of those tokens.
+        confidence: For classification, the probability of the predicted class.
+        loss: Mean over rows, or over tokens.
+    """
+
+    true: list[Any]
+    predicted: list[Any]
+    confidence: list[float]
+    loss: float
+
+
+def predict(model: LoadedModel, splits: Sequence[Split]) -> list[Predicted]:
+    """Return what each member says of its own split; all splits have the same length."""
+    work = WORK[model.work]
     device = next(model.network.parameters()).device
     rows = max(1, EVAL_ROWS // len(splits))
     parts = []
@@ -132,19 +153,40 @@ def predict(model: LoadedModel, splits: Sequence[Split]) -> list[list[int]]:
     with torch.inference_mode():
         for start in range(0, len(splits[0]), rows):
             x = torch.cat([split.x[start : start + rows] for split in splits])
-            parts.append(model.logits(x.to(device)).argmax(-1).cpu())
+            y = torch.stack([split.y[start : start + rows] for split in splits])
+            parts.append(work.keep(model.logits(x.to(device)), y.to(device)).cpu())
     for module in training:
         module.training = True
-    return torch.cat(parts, dim=1).tolist()
+    kept = torch.cat(parts, dim=1)
+    # A diverged member answers something, so that the others of its pack are scored; its loss tells.
+    kept[..., :-1].nan_to_num_()
+    return [_predicted(model, split.y, own) for split, own in zip(splits, kept, strict=True)]
+
+
+def _predicted(model: LoadedModel, y: Tensor, kept: Tensor) -> Predicted:
+    """Return what one member says, from labels ``(rows, ...)`` and what was kept ``(rows, ..., k)``."""
+    counted = y != IGNORED
+    losses = kept[..., -1][counted]
+    loss = float(losses.double().mean())
+    if model.work == GENERATION:
+        return Predicted(y[counted].tolist(), losses.tolist(), [], loss)
+    if model.work == TAGGING:
+        names = model.labels or [str(number) for number in range(int(y.max()) + 1)]
+        true, predicted = (
+            [[names[int(number)] for number in row[mask]] for row, mask in zip(found, counted, strict=True)]
+            for found in (y, kept[..., 0])
+        )
+        return Predicted(true, predicted, [], loss)
+    if model.work == REGRESSION:
+        return Predicted(y.tolist(), kept[..., 0].tolist(), [], loss)
+    return Predicted(y.tolist(), kept[..., 0].long().tolist(), kept[..., 1].tolist(), loss)
 
 
 def score(metric: str, model: LoadedModel, splits: Sequence[Split]) -> list[float]:
     """Return each member's score on its own split."""
     compute = METRICS[metric].compute
     assert compute is not None
-    return [
-        compute(split.y.tolist(), predicted) for split, predicted in zip(splits, predict(model, splits), strict=True)
-    ]
+    return [compute(member.true, member.predicted) for member in predict(model, splits)]
 
 
 def optimizer_for(model: LoadedModel, stage: Stage, trains: Sequence[TrainArgs]) -> MemberAdamW:
@@ -219,7 +261,7 @@ def train_pack(
             step += 1
             if step in points:
                 seconds = _seconds(durations) / len(trained)
-                _add_point(trained, step, seconds, torch.stack(losses), score(metric, model, valid_splits))
+                _add_point(trained, step, seconds, torch.stack(losses), metric, predict(model, valid_splits))
                 losses.clear()
         flops += flops_per_row * (draw.rows - drawn)
 
@@ -254,9 +296,13 @@ def _all_finite(model: LoadedModel, members: int) -> list[bool]:
     return finite.tolist()
 
 
-def _add_point(trained: list[Trained], step: int, seconds: float, losses: Tensor, scores: list[float]) -> None:
+def _add_point(
+    trained: list[Trained], step: int, seconds: float, losses: Tensor, metric: str, valid: Sequence[Predicted]
+) -> None:
     """Add a point to each member's curve; ``losses (steps, members)`` are those since the last point."""
-    for member, own, valid in zip(trained, losses.T.tolist(), scores, strict=True):
+    compute = METRICS[metric].compute
+    assert compute is not None
+    for member, own, found in zip(trained, losses.T.tolist(), valid, strict=True):
         if member.diverged:
             continue
         for offset, value in enumerate(own):
@@ -264,6 +310,7 @@ def _add_point(trained: list[Trained], step: int, seconds: float, losses: Tensor
                 member.diverged = f"the training loss was {value} at step {step - len(own) + offset + 1}"
                 break
         else:
-            member.curve.append(
-                {"step": step, "seconds": seconds, "train_loss": sum(own) / len(own), "valid_score": valid}
-            )
+            point = {"step": step, "seconds": seconds, "train_loss": sum(own) / len(own)}
+            if math.isfinite(found.loss):
+                point["valid_loss"] = found.loss
+            member.curve.append({**point, "valid_score": compute(found.true, found.predicted)})

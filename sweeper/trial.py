@@ -14,7 +14,7 @@ import torch
 
 from sweeper.flops import FlopCounter
 from sweeper.members import CannotPackError
-from sweeper.metrics import METRICS
+from sweeper.metrics import METRICS, calibration_error, macro_f1, rmse
 from sweeper.models import LoadedModel, find_model
 from sweeper.models.base import NotApplicableError, UnavailableError
 from sweeper.pack import make_packs
@@ -23,8 +23,9 @@ from sweeper.source import source_weights
 from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.strategies import Strategy, find_strategy
 from sweeper.strategies.base import check_needs
-from sweeper.tasks import TASKS, Split, TaskData
-from sweeper.train import Trained, predict, score, train_pack
+from sweeper.tasks import TaskData, find_task
+from sweeper.train import Predicted, Trained, predict, score, train_pack
+from sweeper.work import CLASSIFICATION, GENERATION, REGRESSION, TAGGING
 
 MOST_CLASSES = 50
 """Up to as many a row holds the confusion matrix: beyond, it would be longer than all the rest."""
@@ -66,7 +67,7 @@ def check_all(specs: Sequence[TrialSpec]) -> tuple[list[TrialSpec], list[LeftOut
         rows = (spec.task, spec.n_train)
         if rows not in loaded:
             try:
-                loaded[rows] = TASKS[spec.task].load(spec.seed, spec.n_train)
+                loaded[rows] = find_task(spec.task).load(spec.seed, spec.n_train)
             except NotApplicableError as error:
                 loaded[rows] = error
         what = (spec.model, spec.task, spec.strategy, str(spec.hparams))
@@ -152,29 +153,33 @@ def _strategy(spec: TrialSpec) -> Strategy:
 
 
 def _fresh_model(spec: TrialSpec, data: TaskData, seeds: Sequence[int]) -> LoadedModel:
-    model = find_model(spec.model)(data.input_shape, data.n_classes, spec.seed)
+    model = find_model(spec.model)(data.input_shape, data.n_classes, spec.seed, data.work)
     model.seeds = tuple(seeds)
-    model.head_is_fresh = data.pretrain is None
+    # A language model's head is pretrained with it.
+    model.head_is_fresh = data.pretrain is None and data.work != GENERATION
+    model.work, model.labels = data.work, data.labels
     return model
 
 
 def _load(spec: TrialSpec) -> tuple[dict[str, torch.Tensor] | None, TaskData]:
     """Return the source model's weights, where the task has a source domain, and the task's final rows."""
-    data = TASKS[spec.task].load(spec.seed, spec.n_train)
+    task = find_task(spec.task)
+    data = task.load(spec.seed, spec.n_train)
     if data.pretrain is None:
         return None, data
     source = _fresh_model(spec, data, [spec.seed])
-    weights = source_weights(source, data.splits["source_train"], data.pretrain)
+    source_rows = data.encoded(source.encode)
+    weights = source_weights(source, source_rows.splits["source_train"], data.pretrain, task.metric)
     if data.focus:
         probe = _fresh_model(spec, data, [spec.seed])
         probe.network.load_state_dict(weights)
-        data = data.focus(_wrong_by_class(data.splits["valid"], predict(probe, [data.splits["valid"]])[0], data))
+        data = data.focus(_wrong_by_class(predict(probe, [data.splits["valid"]])[0], data))
     return weights, data
 
 
-def _wrong_by_class(split: Split, predicted: Sequence[int], data: TaskData) -> list[int]:
-    wrong = split.y[torch.tensor(predicted) != split.y]
-    return torch.bincount(wrong, minlength=data.n_classes).tolist()
+def _wrong_by_class(found: Predicted, data: TaskData) -> list[int]:
+    true = torch.tensor(found.true)
+    return torch.bincount(true[torch.tensor(found.predicted) != true], minlength=data.n_classes).tolist()
 
 
 def untrained(spec: TrialSpec, seeds: Sequence[int]) -> tuple[LoadedModel, TaskData]:
@@ -190,10 +195,11 @@ def untrained(spec: TrialSpec, seeds: Sequence[int]) -> tuple[LoadedModel, TaskD
 def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None) -> list[TrialResult]:
     model, data = untrained(specs[0], [spec.seed for spec in specs])
     device = next(model.network.parameters()).device
-    metric, has_source, members = TASKS[specs[0].task].metric, data.pretrain is not None, len(specs)
+    metric, has_source, members = find_task(specs[0].task).metric, data.pretrain is not None, len(specs)
     base = model.beside() if keep else model
     base_flops = _row_flops(model, data)
-    untouched = _scores("untouched_", metric, model, data, members) if has_source else [{}] * members
+    starts = has_source or not model.head_is_fresh  # as something that already does the task, well or badly
+    untouched = _scores("untouched_", metric, model, data, members) if starts else [{}] * members
 
     memory = PeakMemory(device)
     trained = train_pack(
@@ -209,7 +215,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
 
     after = _scores("", metric, model, data, members)
     off: list[dict[str, Any]] = [{}] * members
-    if has_source and model.can_switch_off:
+    if starts and model.can_switch_off:
         model.switch(False)
         off = _scores("off_", metric, model, data, members)
         model.switch(True)
@@ -237,6 +243,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
             curve=tuple(measured.curve),
             context={
                 **data.context,
+                "work": data.work,
                 "n_valid": len(data.splits["valid"]),
                 "n_test": len(data.splits["test"]),
                 "model_params": model.loaded_params,
@@ -255,7 +262,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
 
 def score_on_test(spec: TrialSpec, model: LoadedModel, data: TaskData) -> float:
     """Return a model's score on the test rows of a trial's task."""
-    return score(TASKS[spec.task].metric, model, [data.splits["test"]])[0]
+    return score(find_task(spec.task).metric, model, [data.splits["test"]])[0]
 
 
 def _learned(measured: Trained) -> dict[str, float]:
@@ -272,30 +279,58 @@ def _with_forgetting(row: TrialResult) -> TrialResult:
 
 
 def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData, members: int) -> list[dict[str, Any]]:
-    """Return each member's scores on the test rows of target and source, names prefixed."""
-    compute, macro_f1 = METRICS[metric].compute, METRICS["macro_f1"].compute
+    """Return each member's scores on the test rows of target, source and shift, names prefixed."""
+    compute = METRICS[metric].compute
     assert compute is not None
-    assert macro_f1 is not None
     found: list[dict[str, Any]] = [{} for _ in range(members)]
-    for name in ("test", "source_test"):
+    for name in ("test", "source_test", "shifted_test"):
         split = data.splits.get(name)
         if split is None:
             continue
-        true = split.y.tolist()
-        for scores, predicted in zip(found, predict(model, [split] * members), strict=True):
-            scores[f"{prefix}{name}_score"] = compute(true, predicted)
+        for scores, member in zip(found, predict(model, [split] * members), strict=True):
+            scores[f"{prefix}{name}_score"] = compute(member.true, member.predicted)
             if name == "test":
-                scores[f"{prefix}wrong_by_class"] = _wrong_by_class(split, predicted, data)
-                if not prefix:
-                    scores["test_macro_f1"] = macro_f1(true, predicted)
-                    if data.n_classes <= MOST_CLASSES:
-                        scores["confusion"] = _confusion(split, predicted, data.n_classes)
+                scores.update(MORE_SCORES[data.work](prefix, member, data))
     return found
 
 
-def _confusion(split: Split, predicted: Sequence[int], n_classes: int) -> list[list[int]]:
+def _of_classes(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
+    if data.n_classes <= MOST_CLASSES:
+        scores[f"{prefix}wrong_by_class"] = _wrong_by_class(found, data)
+    if not prefix:
+        scores["test_macro_f1"] = macro_f1(found.true, found.predicted)
+        right = [true == predicted for true, predicted in zip(found.true, found.predicted, strict=True)]
+        scores["test_calibration_error"] = calibration_error(right, found.confidence)
+        if data.n_classes <= MOST_CLASSES:
+            scores["confusion"] = _confusion(found, data.n_classes)
+    return scores
+
+
+def _of_numbers(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
+    return {f"{prefix}test_rmse": data.unit * rmse(found.true, found.predicted)}
+
+
+def _of_tags(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
+    return {}
+
+
+def _of_texts(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
+    return {}
+
+
+# What is told of the test rows besides the task's own score.
+MORE_SCORES: dict[str, Callable[[str, Predicted, TaskData], dict[str, Any]]] = {
+    CLASSIFICATION: _of_classes,
+    REGRESSION: _of_numbers,
+    TAGGING: _of_tags,
+    GENERATION: _of_texts,
+}
+
+
+def _confusion(found: Predicted, n_classes: int) -> list[list[int]]:
     """Return how many rows of each true class (first index) were given each class (second index)."""
-    cell = split.y * n_classes + torch.tensor(predicted)
+    cell = torch.tensor(found.true) * n_classes + torch.tensor(found.predicted)
     return torch.bincount(cell, minlength=n_classes**2).view(n_classes, n_classes).tolist()
 
 

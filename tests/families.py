@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sweeper.models.base import LoadedModel, ModelBuilder, seeded
 from sweeper.models.huggingface import anatomy, import_transformers
 from sweeper.models.tiny_transformer import GREY_LEVELS, pixels_as_tokens
+from sweeper.work import CLASSIFICATION
 
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 32, 2, 4, 64, 24
 START, END, PAD = GREY_LEVELS, GREY_LEVELS + 1, GREY_LEVELS + 2
@@ -87,7 +88,7 @@ def classifier(name: str, n_classes: int, seed: int) -> Any:
 def builder(name: str) -> ModelBuilder:
     """Return the builder of a family's small model for images of digits."""
 
-    def build(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+    def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
         hf = classifier(name, n_classes, seed)
         loaded = anatomy(hf, input_shape if name == "vit" else (), frozenset(dict(hf.named_parameters())), name=name)
         if name != "vit":

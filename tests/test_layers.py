@@ -23,16 +23,29 @@ MAY_IMPORT = {
     "sweeper.summary": LIGHT,
     "advisor.fit": ADVICE | LIGHT | {"sweeper.summary"},
     "advisor.cli": ADVICE | LIGHT | {"sweeper.command"},
-    "sweeper.cli": LIGHT | {"sweeper.command", "sweeper.adapters_cli"},
+    "sweeper.cli": LIGHT | {"sweeper.command", "sweeper.adapters_cli", "sweeper.data_cli"},
+    "sweeper.data_cli": LIGHT,
     "sweeper.adapters_cli": LIGHT,
     "sweeper.models.": {
         "sweeper.models",
+        "sweeper.fetch",
+        "sweeper.work",
         "sweeper.members",
         "sweeper.registry",
         "sweeper.suggest",
         "sweeper.torchvision_ops",
     },
-    "sweeper.tasks.": {"sweeper.tasks", "sweeper.models.base", "sweeper.spec", "sweeper.registry"},
+    "sweeper.work": set(),
+    "sweeper.fetch": {"sweeper.models.base", "sweeper.suggest"},
+    "sweeper.tasks.": {
+        "sweeper.fetch",
+        "sweeper.tasks",
+        "sweeper.models.base",
+        "sweeper.spec",
+        "sweeper.registry",
+        "sweeper.suggest",
+        "sweeper.work",
+    },
     "sweeper.strategies.": {
         "sweeper.strategies",
         "sweeper.models.base",
@@ -85,7 +98,7 @@ def test_imports_follow_the_table(name: str) -> None:
         assert not any(module.split(".")[0] == "advisor" for module in everything), "sweeper never imports advisor"
     if name != "sweeper.launch":
         assert "ray" not in {module.split(".")[0] for module in everything}, "only sweeper.launch imports ray"
-    if name in LIGHT | ADVICE | {"sweeper.cli", "sweeper.adapters_cli", "advisor.cli"}:
+    if name in LIGHT | ADVICE | {"sweeper.cli", "sweeper.adapters_cli", "sweeper.data_cli", "advisor.cli"}:
         assert not HEAVY & {module.split(".")[0] for module in imported(tree.body)}
     assert not {"pickle", "cPickle", "joblib", "dill", "cloudpickle"} & everything, "nothing is pickled"
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sweeper.members import MemberLinear, narrow, split, widen
 from sweeper.suggest import no_such
+from sweeper.work import CLASSIFICATION, WORK
 
 Generators = list[torch.Generator]
 
@@ -25,6 +26,10 @@ def kind(input_shape: tuple[int, ...]) -> str:
     if not input_shape:
         return "texts"
     return f"{' x '.join(map(str, input_shape))} numbers"
+
+
+Encode = Callable[[Sequence[Any], Tensor], tuple[Tensor, Tensor]]
+"""From rows as they stand in a `Split` (``texts``, ``y``) to token ids ``(rows, tokens)`` and the labels to them."""
 
 
 class NotApplicableError(ValueError):
@@ -124,7 +129,9 @@ class LoadedModel:
             fresh where the head is.
         key_values: For a network with a child ``key_values``: what attention may be given there.
         spare_tokens: How many tokens may stand beside those of the rows; ``None`` for no limit.
-        encode: For a model that reads texts: texts to token ids ``(rows, tokens)``.
+        encode: For a model that reads texts (`Encode`).
+        work: What it is to do, a name in `sweeper.work.WORK`.
+        labels: Names of classes or tags, by their number.
         channels_last: Whether blocks put out images as ``(batch, height, width, channels)``, not channels first.
         seeds: One seed for each member.
         quantised: Whether a strategy put approximations in the place of frozen weights.
@@ -140,10 +147,12 @@ class LoadedModel:
     before_head: tuple[str, ...] = ()
     key_values: KeyValues | None = None
     spare_tokens: int | None = None
-    encode: Callable[[Sequence[str]], Tensor] | None = None
+    encode: Encode | None = None
     channels_last: bool = False
     seeds: tuple[int, ...] = (0,)
     quantised: bool = False
+    work: str = CLASSIFICATION
+    labels: tuple[str, ...] = ()
     switches: list[Addition] = field(default_factory=list)
     """What a strategy added beside the loaded network."""
 
@@ -282,6 +291,10 @@ class LoadedModel:
         """Return ``(members, batch, classes)`` for inputs ``(members * batch, ...)``."""
         return split(self.network(x), self.members)
 
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return each member's loss, ``(members,)``, for what `logits` gave and labels ``(members, batch, ...)``."""
+        return WORK[self.work].loss(outputs, y)
+
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the head reads, ``(members, batch, ..., width)``, and `logits`."""
         read: list[Tensor] = []
@@ -294,15 +307,29 @@ class LoadedModel:
 
 
 class ModelBuilder(Protocol):
-    """Builds a network with random weights for inputs of one shape; the seed decides the weights."""
+    """Builds a network for inputs of one shape; for random weights, the seed decides them."""
 
-    def __call__(self, input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+    def __call__(
+        self, input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION
+    ) -> LoadedModel:
         """Return the network.
 
+        Args:
+            input_shape: The shape of one row's input; `TEXTS` for texts.
+            n_classes: How many classes or tags; 1 for regression, 0 for generation.
+            seed: Of random weights.
+            work: A name in `sweeper.work.WORK`.
+
         Raises:
-            NotApplicableError: rows of this shape are nothing for this network.
+            NotApplicableError: rows of this shape, or this work, are nothing for this network.
         """
         ...
+
+
+def check_work(model: str, work: str, *can: str) -> None:
+    """Raise NotApplicableError unless a model can do this work."""
+    if work not in can:
+        raise NotApplicableError(f"{model} is for {' and '.join(can)}, not for {work}")
 
 
 def initialise(layer: MemberLinear, rngs: Generators) -> None:

@@ -12,7 +12,7 @@ import fnmatch
 import inspect
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweeper.models.base import (
+    Encode,
     KeyValues,
     LoadedModel,
     ModelBuilder,
     NoKeyValues,
     NotApplicableError,
     UnavailableError,
+    check_work,
     kind,
     seeded,
 )
 from sweeper.suggest import no_such
 from sweeper.torchvision_ops import declare_missing_ops
+from sweeper.work import CLASSIFICATION, REGRESSION
 
 MAX_TOKENS = 64
 INSTALL = "pip install 'sweeper-advisor[hf]'"
@@ -122,7 +125,8 @@ def named(name: str, shown: str = "") -> ModelBuilder:
     """
     shown = shown or f"hf:{name}"
 
-    def build(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+    def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
+        check_work(shown, work, CLASSIFICATION, REGRESSION)
         _check_kind(_config(name), input_shape, shown)
         hf, fresh = _pretrained(name, n_classes, bool(input_shape))
         hf = copy.deepcopy(hf)
@@ -290,14 +294,14 @@ def anatomy(
     )
 
 
-def _encoder(tokenizer: Any, config: Any, pads_left: bool) -> Callable[[Sequence[str]], Tensor]:
+def _encoder(tokenizer: Any, config: Any, pads_left: bool) -> Encode:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     tokenizer.padding_side = "left" if pads_left else "right"
 
-    def encode(texts: Sequence[str]) -> Tensor:
+    def encode(texts: Sequence[Any], y: Tensor) -> tuple[Tensor, Tensor]:
         ids = tokenizer(list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        return ids["input_ids"]
+        return ids["input_ids"], y
 
     return encode
 

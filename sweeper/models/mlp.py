@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from sweeper.models.base import LoadedModel, NotApplicableError, seeded
+from sweeper.models.base import LoadedModel, NotApplicableError, check_work, seeded
+from sweeper.work import CLASSIFICATION, REGRESSION
 
 HIDDEN = (64, 64, 32)
 
@@ -28,8 +29,15 @@ class MLP(nn.Module):
         return self.head(x)
 
 
-def build(input_shape: tuple[int, ...], n_classes: int, seed: int, hidden: tuple[int, ...] = HIDDEN) -> LoadedModel:
+def build(
+    input_shape: tuple[int, ...],
+    n_classes: int,
+    seed: int,
+    work: str = CLASSIFICATION,
+    hidden: tuple[int, ...] = HIDDEN,
+) -> LoadedModel:
     """Return an MLP with random weights; its blocks are the hidden layers."""
+    check_work("mlp", work, CLASSIFICATION, REGRESSION)
     if not input_shape:
         raise NotApplicableError("mlp reads numbers, and these rows are texts")
     sizes = (math.prod(input_shape), *hidden)

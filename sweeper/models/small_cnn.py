@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sweeper.models.base import LoadedModel, NotApplicableError, kind, seeded
+from sweeper.models.base import LoadedModel, NotApplicableError, check_work, kind, seeded
+from sweeper.work import CLASSIFICATION, REGRESSION
 
 
 class SmallCNN(nn.Module):
@@ -30,11 +31,12 @@ class SmallCNN(nn.Module):
         return self.head(x)
 
 
-def build(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
     """Return a small CNN with random weights.
 
     The stem counts as embedding: it turns pixels into features, as a patch or word embedding does.
     """
+    check_work("small_cnn", work, CLASSIFICATION, REGRESSION)
     if len(input_shape) != 3:
         raise NotApplicableError(f"small_cnn reads images, and these rows are {kind(input_shape)}")
     return LoadedModel(

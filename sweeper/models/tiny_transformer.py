@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweeper.models.base import KeyValues, LoadedModel, NoKeyValues, NotApplicableError, kind, seeded
+from sweeper.models.base import KeyValues, LoadedModel, NoKeyValues, NotApplicableError, check_work, kind, seeded
+from sweeper.work import CLASSIFICATION, REGRESSION
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 32, 4, 2, 100
 GREY_LEVELS = 17  # the digits of scikit-learn have 0 to 16
@@ -96,12 +97,14 @@ def build(
     input_shape: tuple[int, ...],
     n_classes: int,
     seed: int,
+    work: str = CLASSIFICATION,
     width: int = WIDTH,
     heads: int = HEADS,
     layers: int = LAYERS,
     vocabulary: int = VOCABULARY,
 ) -> LoadedModel:
     """Return a tiny transformer with random weights, for token ids ``(tokens,)`` or images ``(1, h, w)``."""
+    check_work("tiny_transformer", work, CLASSIFICATION, REGRESSION)
     if len(input_shape) not in (1, 3) or (len(input_shape) == 3 and input_shape[0] != 1):
         raise NotApplicableError(
             f"tiny_transformer reads token ids or grey images, and these rows are {kind(input_shape)}"

@@ -20,9 +20,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from sweeper.models.base import LoadedModel, ModelBuilder, NotApplicableError, UnavailableError, kind, seeded
+from sweeper.models.base import (
+    LoadedModel,
+    ModelBuilder,
+    NotApplicableError,
+    UnavailableError,
+    check_work,
+    kind,
+    seeded,
+)
 from sweeper.suggest import no_such
 from sweeper.torchvision_ops import declare_missing_ops
+from sweeper.work import CLASSIFICATION, REGRESSION
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in every recipe of torchvision
 STRIDE = 32  # of the deepest stage of most networks; the sizes chosen here are multiples of it
@@ -67,8 +76,9 @@ def find(rest: str) -> ModelBuilder:
     if version not in ("", "random", *versions):
         raise no_such("weights", version, ["random", *versions], f" for torchvision:{name}")
 
-    def build(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+    def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
         """Return the network with a new head; its blocks are the parts of its trunk, its embedding is the stem."""
+        check_work(f"torchvision:{name}", work, CLASSIFICATION, REGRESSION)
         if len(input_shape) != 3 or input_shape[0] not in (1, 3):
             raise NotApplicableError(
                 f"torchvision:{name} reads images, grey or of 3 colours, and these rows are {kind(input_shape)}"

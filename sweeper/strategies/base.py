@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Protocol, Self
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweeper.models.base import LoadedModel, NotApplicableError
@@ -32,15 +31,9 @@ Objective = Callable[[LoadedModel, Draw], Tensor]
 
 
 def labelled(model: LoadedModel, draw: Draw, share: float = 1.0) -> Tensor:
-    """Return each member's cross-entropy on its next rows of "train": the ordinary objective."""
+    """Return each member's loss on its next rows of "train": the ordinary objective."""
     x, y = draw("train", share)
-    return cross_entropy(model.logits(x), y)
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the mean of each member, ``(members,)``, for ``(members, batch, classes)`` and ``(members, batch)``."""
-    loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
-    return loss.view(y.shape).mean(1)
+    return model.loss(model.logits(x), y)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from sweeper.strategies.base import (
     check_above_zero,
     check_blocks,
     check_whole,
-    cross_entropy,
     labelled,
 )
 
@@ -133,7 +132,7 @@ class DomainAdaptation:
         def objective(model: LoadedModel, draw: Draw) -> Tensor:
             x, y = draw("source_train")
             source, logits = model.features_and_logits(x)
-            loss = cross_entropy(logits, y)
+            loss = model.loss(logits, y)
             if self.labelled_share:
                 loss = loss + labelled(model, draw, self.labelled_share)
             unlabelled, _ = draw("train")

@@ -1,6 +1,8 @@
 """The work that strategies are measured on: one source of rows a file, and this table."""
 
-from sweeper.registry import with_plugins
+from collections.abc import Callable
+
+from sweeper.registry import find, with_plugins
 from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
 from sweeper.tasks.texts import FilmReviews
@@ -9,4 +11,17 @@ _SHIPPED: tuple[Task, ...] = (*DIGIT_TASKS, FilmReviews())
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
 
-__all__ = ["TASKS", "Split", "Task", "TaskData"]
+# "family:rest" -> the task that the family makes for the rest of the name.
+FAMILIES: dict[str, Callable[[str], Task]] = {}
+
+
+def find_task(name: str) -> Task:
+    """Return a task in the table, or one that a family knows by name.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    return find("task", name, TASKS, FAMILIES)
+
+
+__all__ = ["FAMILIES", "TASKS", "Split", "Task", "TaskData", "find_task"]

@@ -9,20 +9,25 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from sweeper.models.base import TEXTS
+from sweeper.models.base import TEXTS, Encode
 from sweeper.spec import TrainArgs
+from sweeper.work import CLASSIFICATION
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled rows: inputs ``x (rows, ...)`` and class numbers ``y (rows,)``.
+    """Labelled rows: inputs ``x (rows, ...)`` and labels ``y``.
 
-    Where rows are texts, ``x`` is ``(rows, 0)`` until `TaskData.encoded` has a model's token ids for it.
+    Labels are class numbers ``(rows,)``; for regression numbers ``(rows,)``, standardised; for tagging the tag
+    numbers of each row's words ``(rows, words)``, `IGNORED` where a row has fewer. Where rows are texts, ``x`` is
+    ``(rows, 0)`` until `TaskData.encoded` has a model's token ids for it, and ``texts`` holds them: a text a row;
+    for tagging a tuple of words; for generation a pair of prompt and answer, and ``y`` is ``(rows, 0)``.
+    Once encoded, tagging and generation have a label for each token.
     """
 
     x: Tensor
     y: Tensor
-    texts: tuple[str, ...] = ()
+    texts: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -39,12 +44,16 @@ class TaskData:
 
     Attributes:
         splits: "train", "valid" and "test"; with a source domain also "source_train", to pretrain on,
-            and "source_test", to measure forgetting on. No example is in two of them.
-        n_classes: Number of classes; every split's labels lie below it.
+            and "source_test", to measure forgetting on; where a shift is defined, "shifted_test". No example is
+            in two of them.
+        n_classes: Number of classes or tags, every split's labels lie below it; 1 for regression, 0 for generation.
         pretrain: How to train the source model on "source_train", where there is one.
         context: Facts that advice may depend on; they go into every row.
         focus: Where the task depends on what the source model gets wrong: from the number of wrong
             validation rows of each class to the task's final rows.
+        work: A name in `sweeper.work.WORK`.
+        labels: Names of the classes or tags, by their number.
+        unit: For regression, how much 1 in a label is in the target's own unit.
     """
 
     splits: Mapping[str, Split]
@@ -52,6 +61,9 @@ class TaskData:
     pretrain: TrainArgs | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
     focus: Callable[[Sequence[int]], TaskData] | None = None
+    work: str = CLASSIFICATION
+    labels: tuple[str, ...] = ()
+    unit: float = 1.0
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -59,11 +71,11 @@ class TaskData:
         train = self.splits["train"]
         return TEXTS if train.texts else tuple(train.x.shape[1:])
 
-    def encoded(self, encode: Callable[[Sequence[str]], Tensor] | None) -> TaskData:
+    def encoded(self, encode: Encode | None) -> TaskData:
         """Return the same rows with texts as token ids, where they are texts."""
         if encode is None or self.input_shape != TEXTS:
             return self
-        splits = {name: Split(encode(split.texts), split.y, split.texts) for name, split in self.splits.items()}
+        splits = {name: Split(*encode(split.texts, split.y), split.texts) for name, split in self.splits.items()}
         return replace(self, splits=splits)
 
 

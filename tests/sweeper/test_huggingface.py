@@ -143,10 +143,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_local_folder_loads_with_its_tokenizer(folder: Path) -> None:
     loaded = find_model(f"hf:{folder}")((), 2, 0)
     assert loaded.encode is not None
-    tokens = loaded.encode(["a good film", "a film that is longer and longer, and in the end not bad"])
+    tokens = loaded.encode(["a good film", "a film that is longer and longer, and in the end not bad"], torch.zeros(2))[
+        0
+    ]
     assert loaded.network(tokens).shape == (2, 2)
     assert loaded.before_head == (), "the pooler came with the weights"
-    assert loaded.encode(["word " * 500]).shape == (1, 64), "long texts are cut"
+    assert loaded.encode(["word " * 500], torch.zeros(1))[0].shape == (1, 64), "long texts are cut"
     again = find_model(f"hf:{folder}")((), 2, 0)
     assert torch.equal(loaded.network(tokens), again.network(tokens))
 
@@ -178,7 +180,7 @@ def test_the_shipped_text_encoder_is_the_real_one() -> None:
     assert round(loaded.loaded_params / 1e6, 1) == 22.7
     assert len(loaded.blocks) == 6
     near, far = "the film is wonderful", "stock prices fell on monday"
-    tokens = loaded.encode(["what a great movie", near, far])
+    tokens = loaded.encode(["what a great movie", near, far], torch.zeros(3))[0]
     hidden = loaded.network.hf.bert(tokens, attention_mask=(tokens != 0).long()).last_hidden_state  # type: ignore[union-attr, operator]
     mask = (tokens != 0).unsqueeze(-1)
     one, two, three = nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)

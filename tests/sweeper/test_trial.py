@@ -21,7 +21,7 @@ from sweeper.pack import make_packs, pack_key
 from sweeper.spec import Status, TrainArgs, TrialSpec
 from sweeper.strategies import STRATEGIES, Stage, hparams_of
 from sweeper.tasks import TASKS, Split, digits
-from sweeper.train import batches, predict, schedule, train_pack
+from sweeper.train import Predicted, batches, predict, schedule, train_pack
 from tests import small
 
 
@@ -54,19 +54,21 @@ def test_scores_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> No
     seen = {}
     original = trial.predict
 
-    def spy(model: object, splits: list[object]) -> list[list[int]]:
+    def spy(model: object, splits: list[object]) -> list[Predicted]:
         seen[splits[0].x.numpy().tobytes()] = (splits[0], original(model, splits))  # type: ignore[attr-defined, arg-type]
         return seen[splits[0].x.numpy().tobytes()][1]  # type: ignore[attr-defined]
 
     monkeypatch.setattr(trial, "predict", spy)
     (row,) = trial.run_pack([replace(small.spec("full"), n_train=100)], {})
     test = TASKS[small.TASK].load(0, 100).splits["test"]
-    split, predicted = seen[test.x.numpy().tobytes()]
-    assert row.metrics["test_score"] == accuracy_score(split.y, predicted[0])
-    assert row.metrics["test_macro_f1"] == pytest.approx(f1_score(split.y, predicted[0], average="macro"))
-    wrong = np.bincount(split.y[np.array(predicted[0]) != split.y.numpy()], minlength=10)
+    split, (member,) = seen[test.x.numpy().tobytes()]
+    predicted = member.predicted
+    assert member.true == split.y.tolist()
+    assert row.metrics["test_score"] == accuracy_score(split.y, predicted)
+    assert row.metrics["test_macro_f1"] == pytest.approx(f1_score(split.y, predicted, average="macro"))
+    wrong = np.bincount(split.y[np.array(predicted) != split.y.numpy()], minlength=10)
     assert row.metrics["wrong_by_class"] == wrong.tolist()
-    assert row.metrics["confusion"] == confusion_matrix(split.y, predicted[0], labels=range(10)).tolist()
+    assert row.metrics["confusion"] == confusion_matrix(split.y, predicted, labels=range(10)).tolist()
     assert row.metrics["forgetting"] == pytest.approx(
         row.metrics["untouched_source_test_score"] - row.metrics["source_test_score"]
     )
@@ -222,7 +224,9 @@ class Normalised(nn.Module):
         return self.head(self.blocks[0](x.flatten(1))) * self.scale
 
 
-def build_normalised(input_shape: tuple[int, ...], n_classes: int, seed: int) -> LoadedModel:
+def build_normalised(
+    input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = "classification"
+) -> LoadedModel:
     network = seeded(seed, Normalised)
     return LoadedModel(network, "head", ("blocks.0",), (16,), {"blocks.0.0": "linear"})
 

