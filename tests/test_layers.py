@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "sweeper.fetch": {"sweeper.models.base", "sweeper.suggest"},
     "sweeper.tasks.": {
         "sweeper.fetch",
+        "sweeper.torchvision_ops",
         "sweeper.tasks",
         "sweeper.models.base",
         "sweeper.spec",

@@ -146,7 +146,7 @@ def _config(name: str) -> Any:
 def _check_kind(config: Any, input_shape: tuple[int, ...], name: str) -> bool:
     """Return whether a model reads images; raise NotApplicableError where the rows are nothing that it reads."""
     sees = hasattr(config, "image_size")
-    if sees != (len(input_shape) == 3):
+    if len(input_shape) != (3 if sees else 0):
         reads = "images" if sees else "texts"
         raise NotApplicableError(f"{name} reads {reads}, and these rows are {kind(input_shape)}")
     return sees
@@ -240,11 +240,7 @@ def anatomy(
     """
     by_hand = by_hand or {}
     _linears_for_conv1d(hf)
-    sees = hasattr(hf.config, "image_size")
-    if sees != (len(input_shape) == 3):
-        raise NotApplicableError(
-            f"{name} reads {'images' if sees else 'texts'}, and these rows are {kind(input_shape)}"
-        )
+    sees = _check_kind(hf.config, input_shape, name)
     blocks = _match(by_hand["blocks"], hf, name) if "blocks" in by_hand else _blocks(hf)
     head = by_hand.get("head") or _head(hf, blocks)
     if not blocks or head is None:

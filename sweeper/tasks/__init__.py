@@ -5,9 +5,18 @@ from collections.abc import Callable
 from sweeper.registry import find, with_plugins
 from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
+from sweeper.tasks.newsgroups import Newsgroups, NewsgroupVectors
+from sweeper.tasks.numbers import Diabetes, ProductPrices
 from sweeper.tasks.texts import FilmReviews
 
-_SHIPPED: tuple[Task, ...] = (*DIGIT_TASKS, FilmReviews())
+_SHIPPED: tuple[Task, ...] = (
+    *DIGIT_TASKS,
+    FilmReviews(),
+    Newsgroups(),
+    NewsgroupVectors(),
+    Diabetes(),
+    ProductPrices(),
+)
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
 

@@ -79,8 +79,19 @@ class TaskData:
         return replace(self, splits=splits)
 
 
-def stratified(y: np.ndarray, sizes: Sequence[int], rng: np.random.Generator) -> list[np.ndarray]:
-    """Return disjoint sets of row numbers of these sizes, each with about the class shares of the whole."""
+def stratified(
+    y: np.ndarray, sizes: Sequence[int], rng: np.random.Generator, among: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Return disjoint sets of row numbers of these sizes, each with about the class shares of the whole.
+
+    Args:
+        y: The class of each row.
+        sizes: How many rows each set has.
+        rng: Decides which.
+        among: Numbers of the rows that the sets are drawn from, if not all.
+    """
+    if among is not None:
+        return [among[rows] for rows in stratified(y[among], sizes, rng)]
     order = rng.permutation(len(y))
     # Sorted by their rank within the class, rows come round robin over the classes ...
     rank = np.empty(len(y))
@@ -90,6 +101,15 @@ def stratified(y: np.ndarray, sizes: Sequence[int], rng: np.random.Generator) ->
     by_rank = np.argsort(rank, kind="stable")
     # ... so that every stretch of that order is stratified.
     return np.split(by_rank[: sum(sizes)], np.cumsum(sizes)[:-1])
+
+
+QUANTILES = 10
+
+
+def strata(numbers: np.ndarray) -> np.ndarray:
+    """Return for each number which tenth of all it belongs to: what `stratified` takes for classes."""
+    edges = np.quantile(numbers, np.linspace(0, 1, QUANTILES + 1)[1:-1])
+    return np.searchsorted(edges, numbers)
 
 
 class Task(Protocol):

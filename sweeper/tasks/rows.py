@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from sweeper.models.base import derived_seed
-from sweeper.tasks.base import Split, TaskData, stratified
+from sweeper.tasks.base import Split, TaskData, strata, stratified
 from sweeper.work import CLASSIFICATION, GENERATION, IGNORED, REGRESSION, TAGGING
 
-QUANTILES = 10  # classes that numbers fall into where rows are stratified by them
 METRIC = {
     CLASSIFICATION: "accuracy",
     REGRESSION: "r2",
@@ -174,8 +173,7 @@ def _strata(rows: Rows) -> np.ndarray:
     if rows.work == CLASSIFICATION:
         return np.asarray(rows.labels)
     if rows.work == REGRESSION:
-        edges = np.quantile(rows.labels, np.linspace(0, 1, QUANTILES + 1)[1:-1])
-        return np.searchsorted(edges, rows.labels)
+        return strata(rows.labels)
     return np.zeros(len(rows), dtype=np.int64)
 
 

@@ -8,10 +8,20 @@ import pytest
 import torch
 
 from sweeper.metrics import METRICS
+from sweeper.models.base import UnavailableError
 from sweeper.tasks import TASKS, Split, TaskData
+from sweeper.work import CLASSIFICATION
 
 DOWNLOADED = {"mnist_shifted"}
 here = pytest.mark.parametrize("name", [name for name in TASKS if name not in DOWNLOADED])
+
+
+def load(name: str, seed: int, n_train: int) -> TaskData:
+    """Return a task's final rows; a test is skipped where they were not fetched."""
+    try:
+        return final(TASKS[name].load(seed, n_train))
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def final(data: TaskData) -> TaskData:
@@ -25,7 +35,7 @@ def keys(split: Split) -> list[bytes]:
 
 @here
 def test_splits_share_no_example(name: str) -> None:
-    data = final(TASKS[name].load(0, TASKS[name].n_train))
+    data = load(name, 0, TASKS[name].n_train)
     seen: dict[bytes, str] = {}
     for split_name, split in data.splits.items():
         for key in keys(split):
@@ -37,6 +47,7 @@ def test_splits_come_from_disjoint_rows_of_the_source(name: str) -> None:
     # Shifted images differ in bytes from their clean originals: look at which rows were drawn.
     task = TASKS[name]
     module = sys.modules[type(task).__module__]
+    load(name, 0, task.n_train)  # what is drawn once for all seeds is not counted
     drawn = []
     original = module.stratified
 
@@ -46,7 +57,7 @@ def test_splits_come_from_disjoint_rows_of_the_source(name: str) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "stratified", spy)
-        task.load(0, task.n_train)
+        load(name, 0, task.n_train)
     rows = [int(row) for part in drawn for row in part]
     assert rows
     assert len(rows) == len(set(rows))
@@ -55,7 +66,7 @@ def test_splits_come_from_disjoint_rows_of_the_source(name: str) -> None:
 @here
 def test_the_seed_decides_the_rows(name: str) -> None:
     task = TASKS[name]
-    once, again, other = (final(task.load(seed, task.n_train)) for seed in (0, 0, 1))
+    once, again, other = (load(name, seed, task.n_train) for seed in (0, 0, 1))
     for split in once.splits:
         assert keys(once.splits[split]) == keys(again.splits[split])
         assert torch.equal(once.splits[split].y, again.splits[split].y)
@@ -65,23 +76,24 @@ def test_the_seed_decides_the_rows(name: str) -> None:
 @here
 def test_rows_are_as_declared(name: str) -> None:
     task = TASKS[name]
-    data = final(task.load(0, task.n_train))
+    data = load(name, 0, task.n_train)
     assert {"train", "valid", "test"} <= set(data.splits)
     assert len(data.splits["train"]) == task.n_train
     assert METRICS[task.metric].compute
     assert data.context["metric"] == task.metric
     for split in data.splits.values():
-        assert set(split.y.tolist()) <= set(range(data.n_classes))
         assert split.x.dtype == torch.float32
-        assert split.texts or 0 <= split.x.min() <= split.x.max() <= 1
-    shares = torch.bincount(data.splits["test"].y) / len(data.splits["test"])
-    assert shares.max() - shares.min() < 0.02, "the test rows are stratified"
+        assert split.texts or data.context["modality"] != "image" or 0 <= split.x.min() <= split.x.max() <= 1
+    if data.work == CLASSIFICATION:
+        assert all(set(split.y.tolist()) <= set(range(data.n_classes)) for split in data.splits.values())
+        shares = [torch.bincount(data.splits[part].y, minlength=data.n_classes) for part in ("valid", "test")]
+        assert (shares[0] / shares[0].sum() - shares[1] / shares[1].sum()).abs().max() < 0.02, "they are stratified"
 
 
 @here
 def test_fewer_rows_are_a_part_of_more(name: str) -> None:
     task = TASKS[name]
-    few, many = (keys(final(task.load(0, n)).splits["train"]) for n in (task.n_train // 2, task.n_train))
+    few, many = (keys(load(name, 0, n).splits["train"]) for n in (task.n_train // 2, task.n_train))
     assert set(few) <= set(many)
 
 
