@@ -68,22 +68,16 @@ def amount(spread: Spread | None) -> str:
 
 
 def macro_f1(line: Line) -> str:
-    """Return macro-F1 where it says more than the score: for texts, and where classes are not alike.
+    """Return macro-F1, where it is not the score; rows from before calibration have their tables as they were."""
+    new = line.spread("test_calibration_error") is not None
+    return score(line.spread("test_macro_f1")) if new and line.trials[0].context["metric"] != "macro_f1" else "-"
 
-    Rows of an earlier version, without calibration, have their tables as they were.
-    """
+
+def by_class_matters(line: Line) -> bool:
+    """Return whether macro-F1 and calibration are worth a column: for texts, and where classes fare differently."""
     spread = line.spread("test_macro_f1")
-    facts = line.trials[0].context
-    telling = facts["modality"] == "text" or (
-        spread is not None and abs(spread.mean - line.mean("test_score")) > DIFFERS_BY
-    )
-    shown = telling and facts["metric"] != "macro_f1" and line.spread("test_calibration_error") is not None
-    return score(spread) if shown else "-"
-
-
-def calibration(line: Line) -> str:
-    """Return the calibration error where macro-F1 stands beside it."""
-    return "-" if macro_f1(line) == "-" else score(line.spread("test_calibration_error"))
+    differs = spread is not None and abs(spread.mean - line.mean("test_score")) > DIFFERS_BY
+    return differs or line.trials[0].context["modality"] == "text"
 
 
 def marks(line: Line) -> str:
@@ -103,8 +97,8 @@ def by_score(lines: Iterable[Line]) -> list[Line]:
     return sorted(lines, key=key)
 
 
-# From this difference on, macro-F1 is another number than the score.
-DIFFERS_BY = 0.005
+# From this difference on, macro-F1 says something that the score does not.
+DIFFERS_BY = 0.02
 
 # Heading -> its cell, from left to right; those that stand only where some line has the number; and what a narrow
 # terminal does without, first to go first.
@@ -116,7 +110,7 @@ SUMMARY: Mapping[str, Callable[[Line], str]] = {
     "test": lambda line: score(line.spread("test_score")),
     "shifted": lambda line: score(line.spread("shifted_test_score")),
     "macro-F1": macro_f1,
-    "calibration": calibration,
+    "calibration": lambda line: score(line.spread("test_calibration_error")),
     "RMSE": lambda line: amount(line.spread("test_rmse")),
     "precision": lambda line: score(line.spread("test_precision")),
     "recall": lambda line: score(line.spread("test_recall")),
@@ -185,6 +179,8 @@ def print_summary(lines: Sequence[Line], console: Console) -> None:
 
 def _has(heading: str, here: Sequence[Line]) -> bool:
     """Return whether a column stands in the table of a situation."""
+    if heading in ("macro-F1", "calibration") and not any(map(by_class_matters, here)):
+        return False
     return heading not in OPTIONAL or any(SUMMARY[heading](line) != "-" for line in here)
 
 
