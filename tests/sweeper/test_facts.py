@@ -14,8 +14,9 @@ from scipy.stats import multivariate_normal
 from sklearn.datasets import load_digits
 from torch import nn
 
-from sweeper import facts
+from sweeper import cli, facts
 from sweeper.models.base import LoadedModel
+from sweeper.results import ResultsStore
 from sweeper.spec import TrialResult
 from sweeper.summary import summarise, transfer
 from sweeper.tasks import Split, TaskData
@@ -153,6 +154,35 @@ def test_numbers_are_told_by_their_own_score() -> None:
     assert 0.5 < found["knn_score"] < found["probe_score"]
     assert abs(found["chance_score"]) < 0.05
     assert found["n_features"] == 3
+
+
+def test_layers_without_pretrained_weights_are_not_looked_through() -> None:
+    model = small.model("mlp", [0])
+    model.before_head = ("blocks.2.0",)
+    split = small.data().splits["valid"]
+    assert facts._features(model, split, "classification")[0].shape == (len(split), 32)
+    model.head_is_fresh = True
+    assert facts._features(model, split, "classification")[0].shape == (len(split), 64)
+
+
+def test_a_decoders_features_are_what_its_head_answers_from() -> None:
+    pytest.importorskip("transformers")
+    from tests import families
+
+    model, split = families.FAMILIES["gpt2"]((1, 8, 8), 10, 0), small.data().splits["train"]
+    read, _ = facts._features(model, split, "classification")
+    torch.testing.assert_close(model.get(model.head)(torch.tensor(read).float()), model.logits(split.x)[0])
+
+
+@pytest.mark.parametrize(("probe", "flag"), [(0.97, "--task-similar"), (0.8, "--task-different"), (None, "")])
+def test_what_to_type_next_says_whether_the_task_is_similar(probe: float | None, flag: str, tmp_path: Path) -> None:
+    made = small.row()
+    known = {} if probe is None else {"probe_score": probe, "chance_score": 0.5}
+    metrics = {name: value for name, value in made.metrics.items() if not name.startswith("untouched")}
+    row = TrialResult(made.spec, made.status, metrics, made.curve, {**made.context, **known})
+    command, why = cli._next_command(ResultsStore(tmp_path / "s", create=True), summarise([row]))
+    assert command.endswith(flag or "--modality image")
+    assert why.startswith(f"{flag}: frozen features of mlp go" if flag else "")
 
 
 def test_how_far_features_go_is_counted_from_chance() -> None:

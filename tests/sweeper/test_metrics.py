@@ -62,4 +62,5 @@ def test_calibration_error_of_known_cases() -> None:
     assert calibration_error([True, False], [1.0, 1.0]) == pytest.approx(0.5)
     assert calibration_error([True, False], [0.5, 0.5]) == pytest.approx(0.0)
     assert calibration_error([True] * 3 + [False], [0.9] * 4) == pytest.approx(0.15)
+    assert calibration_error([True, False], [0.2, 0.21]) == pytest.approx(0.505), "3 / 15 ends its bin"
     assert calibration_error([], []) == 0
