@@ -195,7 +195,7 @@ def _print_outcome(
     rows = _of_grid(store.read().results, grid)
     lines = summarise(rows)
     picture = store.path / "pictures" / f"{grid.name}.png"
-    following = _next_command(store, lines) if lines else None
+    following, why = _next_command(store, lines) if lines else (None, "")
     if lines:
         draw(lines, grid.question, picture)
     if form == "json":
@@ -210,6 +210,7 @@ def _print_outcome(
                 "results": str(store.path),
                 "picture": str(picture) if lines else None,
                 "next": following,
+                "similarity": why or None,
             }
         )
         return
@@ -221,6 +222,8 @@ def _print_outcome(
     if lines:
         _say(talk, f"Picture: {picture}")
         _say(talk, f"Next: {following}")
+        if why:
+            _say(talk, f"({why})")
 
 
 def _of_grid(rows: list[TrialResult], grid: Grid) -> list[TrialResult]:
@@ -229,9 +232,9 @@ def _of_grid(rows: list[TrialResult], grid: Grid) -> list[TrialResult]:
     return [row for row in rows if row.trial_id in wanted]
 
 
-def _next_command(store: ResultsStore, lines: list[Line]) -> str:
-    """Return the command that asks for advice on the first situation of a sweep."""
-    from sweeper.summary import SIMILAR_FROM, similarity
+def _next_command(store: ResultsStore, lines: list[Line]) -> tuple[str, str]:
+    """Return the command that asks for advice on the first situation of a sweep, and why it says how similar."""
+    from sweeper.summary import SIMILAR_FROM, similarity, transfer
 
     own = str(store.path) != "results"
     fit = f"advisor fit --results {shlex.quote(str(store.path))}" if own else "advisor fit"
@@ -240,10 +243,20 @@ def _next_command(store: ResultsStore, lines: list[Line]) -> str:
     first = lines[0]
     facts = first.trials[0].context
     recommend += f" --model-params {facts['model_params']} --n-train {first.n_train} --modality {facts['modality']}"
-    found = similarity([line for line in lines if line.situation == first.situation])
+    here = [line for line in lines if line.situation == first.situation]
+    why = ""
+    found = similarity(here)
     if found is not None:
-        recommend += " --task-similar" if found >= SIMILAR_FROM else " --task-different"
-    return f"{fit} && {recommend}"
+        why = f"the source model does {100 * found:.0f} % as well on {first.task} as on its own domain"
+    else:
+        found = transfer(here)
+        if found is not None:
+            why = f"frozen features of {first.model} go {100 * found:.0f} % of the way from chance to perfect"
+    if found is not None:
+        flag = "--task-similar" if found >= SIMILAR_FROM else "--task-different"
+        recommend += f" {flag}"
+        why = f"{flag}: {why}; {100 * SIMILAR_FROM:.0f} % counts as similar, a rule of thumb"
+    return f"{fit} && {recommend}", why
 
 
 def _statuses(rows: list[TrialResult]) -> dict[str, int]:

@@ -113,6 +113,7 @@ METRICS: dict[str, Metric] = {
         "rows",
         None,
     ),
+    "diagnoses": Metric("what went wrong, by the names of `sweeper.diagnose.DIAGNOSES`; empty for nothing", "", None),
     "train_loss": Metric("mean training loss since the last point of the curve", "nats", "lower"),
     "train_seconds": Metric(
         "wall time of the optimizer steps, without evaluation, the first step of each stage counted as an average one; "

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -86,10 +87,11 @@ def print_per_class(trials: Iterable[TrialResult], console: Console) -> None:
         if confusion is None:
             console.print(" no confusion matrix stored\n", highlight=False)
             continue
-        table = _table(confusion, matrix=True)
+        labels = trial.context.get("labels", ())
+        table = _table(confusion, labels, matrix=True)
         limitless = console.options.update_width(10_000)
         if Measurement.get(console, limitless, table).maximum > console.width:
-            table = _table(confusion, matrix=False)
+            table = _table(confusion, labels, matrix=False)
             console.print(
                 " confusion matrix left out for want of width; --format json has it", highlight=False, soft_wrap=True
             )
@@ -102,7 +104,7 @@ def print_per_class(trials: Iterable[TrialResult], console: Console) -> None:
     )
 
 
-def _table(confusion: Confusion, matrix: bool) -> Table:
+def _table(confusion: Confusion, labels: Sequence[str], matrix: bool) -> Table:
     table = Table(box=None)
     for heading in ("class", "precision", "recall", "F1", "rows"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -111,7 +113,8 @@ def _table(confusion: Confusion, matrix: bool) -> Table:
             table.add_column(heading, justify="right", no_wrap=True)
     for k, (scores, own) in enumerate(zip(class_scores(confusion), confusion, strict=True)):
         cells = [*(f"{100 * value:.1f}" for value in (scores.precision, scores.recall, scores.f1)), str(scores.rows)]
-        table.add_row(str(k), *cells, *(["|", *(str(rows) if rows else "." for rows in own)] if matrix else []))
+        name = escape(f"{k} {labels[k]}") if labels else str(k)
+        table.add_row(name, *cells, *(["|", *(str(rows) if rows else "." for rows in own)] if matrix else []))
     return table
 
 
@@ -126,6 +129,7 @@ def as_json(trials: Iterable[TrialResult]) -> list[dict[str, Any]]:
                 **trial.spec.to_dict(),
                 "valid_score": trial.metrics["valid_score"],
                 "test_score": trial.metrics["test_score"],
+                "labels": trial.context.get("labels"),
                 "classes": None if confusion is None else [asdict(scores) for scores in class_scores(confusion)],
                 "confusion": confusion,
             }

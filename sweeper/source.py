@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,7 +27,7 @@ RECIPE = 1
 
 
 def cache_folder() -> Path:
-    """Return where source weights lie: ``$SWEEPER_CACHE``, else ``~/.cache/sweeper``."""
+    """Return where source weights and measured facts lie: ``$SWEEPER_CACHE``, else ``~/.cache/sweeper``."""
     return Path(os.environ.get("SWEEPER_CACHE") or Path.home() / ".cache" / "sweeper")
 
 
@@ -63,8 +64,14 @@ def source_weights(model: LoadedModel, rows: Split, train: TrainArgs, metric: st
 
 
 def _key(model: LoadedModel, rows: Split, train: TrainArgs) -> str:
-    digest = hashlib.sha256(json.dumps([RECIPE, asdict(train), model.seeds], sort_keys=True).encode())
-    for name, value in [*sorted(model.network.state_dict().items()), ("x", rows.x), ("y", rows.y)]:
+    start = json.dumps([RECIPE, asdict(train), model.seeds], sort_keys=True)
+    return digest_of(start, [*sorted(model.network.state_dict().items()), ("x", rows.x), ("y", rows.y)])
+
+
+def digest_of(start: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a key made of a text and of the names, types, shapes and contents of tensors, in their order."""
+    digest = hashlib.sha256(start.encode())
+    for name, value in tensors:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -119,7 +119,7 @@ class TrialResult:
     A value that was not measured is absent from its mapping, never a stand-in number.
 
     Attributes:
-        metrics: Numbers and lists of numbers, named and explained in `sweeper.metrics`.
+        metrics: Numbers, lists of numbers and names, named and explained in `sweeper.metrics`.
         curve: One mapping per evaluation: ``step``, ``seconds``, ``train_loss``, ``valid_score``.
         context: Facts about model and task that advice may depend on.
         provenance: Commit, versions, hardware, time.

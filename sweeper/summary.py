@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sweeper.diagnose import DIAGNOSES, diagnoses_of
 from sweeper.spec import Status, TrialResult
 
-# A task counts as similar to the source domain from this `similarity` on.
+# A task counts as similar to the source domain from this `similarity` on; where there is none, as similar to what
+# the model was pretrained on from this `transfer` on. A heuristic: see there.
 SIMILAR_FROM = 0.9
 
 
@@ -39,6 +42,7 @@ class Line:
             reported nowhere: they are what the search for a learning rate threw away.
         trials: The complete trials with those arguments, one a seed.
         searched: How many training arguments were compared.
+        diverged: How many trials diverged, whatever their training arguments.
     """
 
     model: str
@@ -49,6 +53,7 @@ class Line:
     train: Mapping[str, Any]
     trials: tuple[TrialResult, ...]
     searched: int
+    diverged: int = 0
 
     def spread(self, metric: str) -> Spread | None:
         """Return a metric's mean and spread over the seeds that have it."""
@@ -58,6 +63,11 @@ class Line:
     def mean(self, metric: str) -> float:
         """Return a metric's mean over seeds; every complete trial has scores and costs."""
         return statistics.fmean(trial.metrics[metric] for trial in self.trials)
+
+    def diagnoses(self) -> dict[str, int]:
+        """Return on how many seeds each diagnosis was made; divergence is counted over all training arguments."""
+        found = [name for trial in self.trials for name in diagnoses_of(trial)] + ["divergence"] * self.diverged
+        return {name: found.count(name) for name in DIAGNOSES if name in found}
 
     @property
     def steps(self) -> int:
@@ -77,6 +87,7 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
     seeds: an average over fewer seeds is not comparable. A setting that diverged on some seed has fewer.
     """
     groups: dict[str, dict[str, list[TrialResult]]] = {}
+    diverged: Counter[str] = Counter()
     for result in results:
         spec = result.spec
         same = [spec.model, spec.task, spec.n_train, spec.train.steps, spec.strategy, dict(spec.hparams)]
@@ -85,9 +96,10 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
         group = groups.setdefault(line, {}).setdefault(setting, [])
         if result.status is Status.COMPLETE:
             group.append(result)
+        diverged[line] += result.status is Status.DIVERGED
 
     lines = []
-    for settings in groups.values():
+    for line, settings in groups.items():
         best = max(settings, key=lambda s: (len(settings[s]), _mean_valid(settings[s])))
         trials = sorted(settings[best], key=lambda trial: trial.spec.seed)
         if not trials:
@@ -103,6 +115,7 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
                 json.loads(best),
                 tuple(trials),
                 len(settings),
+                diverged[line],
             )
         )
     return lines
@@ -121,6 +134,27 @@ def similarity(lines: Iterable[Line]) -> float | None:
         if trial.metrics.get("untouched_source_test_score")
     ]
     return statistics.fmean(ratios) if ratios else None
+
+
+def transfer(lines: Iterable[Line]) -> float | None:
+    """Return how far the model's features as loaded go from chance to perfect on the new task.
+
+    The better of k-NN and a linear probe on frozen features, on the validation rows: 0 is what the most frequent
+    answer gets, 1 is every row right. ``None`` where rows do not say.
+
+    That cheap scores of frozen features tell how well a model transfers: LogME, arXiv 2102.11005; a task on which
+    they come near to perfect leaves fine-tuning little to learn. Difficulty looks like distance here: a task that
+    nothing solves well, or one with a handful of rows, counts as different.
+    """
+    shares = []
+    for trial in (trial for line in lines for trial in line.trials):
+        facts = trial.context
+        scores = [facts[name] for name in ("knn_score", "probe_score") if name in facts]
+        # Where each token has a label, its features are looked at one by one.
+        chance = facts.get("chance_token_score", facts.get("chance_score"))
+        if scores and chance is not None and chance < 1:
+            shares.append(max(0.0, (max(scores) - chance) / (1 - chance)))
+    return statistics.fmean(shares) if shares else None
 
 
 def untouched(lines: Sequence[Line]) -> Spread | None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from sweeper.diagnose import diagnose
+from sweeper.facts import task_facts
 from sweeper.flops import FlopCounter
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS, calibration_error, macro_f1, rmse
@@ -198,6 +200,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
     metric, has_source, members = find_task(specs[0].task).metric, data.pretrain is not None, len(specs)
     base = model.beside() if keep else model
     base_flops = _row_flops(model, data)
+    facts = task_facts(model, data, metric)
     starts = has_source or not model.head_is_fresh  # as something that already does the task, well or badly
     untouched = _scores("untouched_", metric, model, data, members) if starts else [{}] * members
 
@@ -246,6 +249,8 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
                 "work": data.work,
                 "n_valid": len(data.splits["valid"]),
                 "n_test": len(data.splits["test"]),
+                **({"labels": list(data.labels)} if 0 < len(data.labels) <= MOST_CLASSES else {}),
+                **facts,
                 "model_params": model.loaded_params,
                 "base_inference_flops": base_flops,
                 "memory_kind": memory.kind,
@@ -254,7 +259,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
             provenance={**provenance, "recorded_at": now()},
             error=measured.diverged,
         )
-        rows.append(_with_forgetting(row))
+        rows.append(_diagnosed(_with_forgetting(row)))
         if keep and not measured.diverged:
             keep(base, model, k, rows[-1])
     return rows
@@ -276,6 +281,10 @@ def _with_forgetting(row: TrialResult) -> TrialResult:
     if before is None or after is None:
         return row
     return dataclasses.replace(row, metrics={**row.metrics, "forgetting": before - after})
+
+
+def _diagnosed(row: TrialResult) -> TrialResult:
+    return dataclasses.replace(row, metrics={**row.metrics, "diagnoses": diagnose(row)})
 
 
 def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData, members: int) -> list[dict[str, Any]]:

@@ -11,7 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "torchvision", "ray", "pandas", "sklearn", "scipy", "matplotlib", "rich", "pyarrow"}
-LIGHT = {"sweeper", "sweeper.spec", "sweeper.metrics", "sweeper.results", "sweeper.provenance", "sweeper.suggest"}
+LIGHT = {
+    "sweeper",
+    "sweeper.spec",
+    "sweeper.metrics",
+    "sweeper.results",
+    "sweeper.provenance",
+    "sweeper.suggest",
+    "sweeper.diagnose",
+}
 ADVICE = {f"advisor.{name}" for name in ("situation", "rules", "evidence", "recommend", "report")}
 
 # Module (or package, with a trailing dot) -> project modules that it may import at its top. What is not
@@ -36,6 +44,13 @@ MAY_IMPORT = {
         "sweeper.torchvision_ops",
     },
     "sweeper.work": set(),
+    "sweeper.facts": {
+        "sweeper.metrics",
+        "sweeper.models.base",
+        "sweeper.source",
+        "sweeper.tasks.base",
+        "sweeper.work",
+    },
     "sweeper.fetch": {"sweeper.models.base", "sweeper.suggest"},
     "sweeper.tasks.": {
         "sweeper.fetch",

@@ -60,6 +60,15 @@ def test_a_narrow_terminal_does_without_the_matrix_and_says_so() -> None:
     assert "3  1" not in text
 
 
+def test_classes_go_by_their_names_where_they_have_some() -> None:
+    made = with_confusion(small.row())
+    made = replace(made, context={**made.context, "labels": ["[bold]un[/]kind", "kind"]})
+    console = Console(file=io.StringIO(), width=120)
+    print_per_class([made], console)
+    assert "0 [bold]un[/]kind       60.0" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert as_json([made])[0]["labels"] == ["[bold]un[/]kind", "kind"]
+
+
 def test_the_command_shows_new_rows_and_owns_up_for_old_ones(tmp_path: Path, command: Command) -> None:
     ResultsStore(tmp_path / "s", create=True).append([with_confusion(small.row()), small.row(strategy="full")])
     done = command("sweeper", "show", "--per-class", "--results", "s")

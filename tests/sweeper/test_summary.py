@@ -11,9 +11,9 @@ from rich.console import Console
 
 from sweeper.picture import draw
 from sweeper.progress import SweepProgress
-from sweeper.spec import Status
+from sweeper.spec import Status, TrialResult
 from sweeper.summary import Spread, summarise
-from sweeper.table import as_json, print_summary
+from sweeper.table import OPTIONAL, as_json, print_summary
 from tests import small
 
 
@@ -64,6 +64,32 @@ def test_a_narrow_terminal_loses_whole_columns_and_hears_which(width: int) -> No
     assert "rank=32" in text
     assert "50.0" in text
     assert ("Left out for want of width: memory" in text) == (width < 100)
+
+
+def test_a_column_stands_only_where_some_line_has_its_number() -> None:
+    def text(*rows: TrialResult, width: int = 250) -> str:
+        out = io.StringIO()
+        print_summary(summarise(rows), Console(file=out, width=width))
+        return " ".join(out.getvalue().split())
+
+    def row(modality: str = "image", metric: str = "accuracy", **metrics: float) -> TrialResult:
+        made = small.row(test=0.5)
+        context = {**made.context, "modality": modality, "metric": metric}
+        return replace(made, metrics={**made.metrics, **metrics}, context=context)
+
+    assert not {*OPTIONAL} & {*text(row(test_macro_f1=0.2)).split()}, "an older row"
+    new = {"test_macro_f1": 0.495, "test_calibration_error": 0.031}
+    assert "macro-F1" not in text(row(**new))
+    assert "macro-F1: mean over classes" in text(row("text", **new))
+    assert "49.5 3.1" in text(row("text", **new))
+    assert "macro-F1 calibration" in text(row(**{**new, "test_macro_f1": 0.3}))
+    assert "50.0 1.23 - 1 0.10" in text(row(test_rmse=1.234)), "in its own unit, before forgets and seeds"
+    assert "50.0 40.0 60.0" in text(row(test_precision=0.4, test_recall=0.6))
+    assert "50.0 12.3 20.0 3.0" in text(row(test_perplexity=12.34, test_rouge_l=0.2, test_bleu=0.03))
+    assert "50.0 45.0" in text(row(shifted_test_score=0.45))
+    narrow = text(row("text", **new), width=80)
+    assert "macro-F1: mean" not in narrow, "the caption is of what is shown"
+    assert narrow.endswith("Left out for want of width: memory, seeds, %, seconds, calibration, macro-F1.")
 
 
 def test_the_picture_is_a_png(tmp_path: Path) -> None:
