@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 Labels = Sequence[Any]
@@ -55,6 +56,32 @@ def rmse(true: Labels, predicted: Labels) -> float:
     return float(root_mean_squared_error(true, predicted))
 
 
+def _entities(score: str, true: Labels, predicted: Labels) -> float:
+    from seqeval import metrics
+
+    # The default mode, as conlleval: an I- that follows nothing of its type begins an entity.
+    return float(getattr(metrics, score)(true, predicted, average="micro", zero_division=0))
+
+
+def _entity_f1(true: Labels, predicted: Labels) -> float:
+    return _entities("f1_score", true, predicted)
+
+
+def entity_precision(true: Labels, predicted: Labels) -> float:
+    """Return the share of predicted entities that are right in type and in both ends; labels are rows of IOB2 tags."""
+    return _entities("precision_score", true, predicted)
+
+
+def entity_recall(true: Labels, predicted: Labels) -> float:
+    """Return the share of true entities that are found right in type and both ends; labels are rows of IOB2 tags."""
+    return _entities("recall_score", true, predicted)
+
+
+def token_accuracy(true: Labels, predicted: Labels) -> float:
+    """Return the share of words that are tagged right; labels are rows of tags."""
+    return _accuracy(list(chain.from_iterable(true)), list(chain.from_iterable(predicted)))
+
+
 BINS = 15
 
 
@@ -78,6 +105,10 @@ METRICS: dict[str, Metric] = {
     "balanced_accuracy": Metric("mean over classes of recall", "fraction", "higher", _balanced_accuracy),
     "macro_f1": Metric("mean over classes of F1", "fraction", "higher", macro_f1),
     "r2": Metric("share of the variance that is explained (coefficient of determination)", "fraction", "higher", _r2),
+    "entity_f1": Metric(
+        "F1 of whole entities, right in type and in both ends (seqeval, as conlleval)", "fraction", "higher", _entity_f1
+    ),
+    "token_accuracy": Metric("share of words tagged right", "fraction", "higher", token_accuracy),
     # What a trial measures; a "score" is the task's own metric, named in the column `metric`.
     "valid_score": Metric("score on the validation rows; everything is chosen on it", "fraction", "higher"),
     "test_score": Metric("score on the test rows; only ever reported", "fraction", "higher"),
@@ -85,6 +116,14 @@ METRICS: dict[str, Metric] = {
     "test_calibration_error": Metric(
         "expected calibration error on the test rows: how far confidence and accuracy differ, in 15 equal bins",
         "fraction",
+        "lower",
+    ),
+    "test_precision": Metric("share of predicted entities that are right, on the test rows", "fraction", "higher"),
+    "test_recall": Metric("share of entities that are found, on the test rows", "fraction", "higher"),
+    "test_token_accuracy": Metric("share of words tagged right, on the test rows", "fraction", "higher"),
+    "test_words_cut": Metric(
+        "words of the test rows that are not scored: too far back in a sentence for the model, or without a token",
+        "words",
         "lower",
     ),
     "test_rmse": Metric("root of the mean squared error on the test rows", "the target's", "lower"),

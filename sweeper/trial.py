@@ -16,7 +16,15 @@ from sweeper.diagnose import diagnose
 from sweeper.facts import task_facts
 from sweeper.flops import FlopCounter
 from sweeper.members import CannotPackError
-from sweeper.metrics import METRICS, calibration_error, macro_f1, rmse
+from sweeper.metrics import (
+    METRICS,
+    calibration_error,
+    entity_precision,
+    entity_recall,
+    macro_f1,
+    rmse,
+    token_accuracy,
+)
 from sweeper.models import LoadedModel, find_model
 from sweeper.models.base import NotApplicableError, UnavailableError
 from sweeper.pack import make_packs
@@ -321,7 +329,17 @@ def _of_numbers(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]
 
 
 def _of_tags(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
-    return {}
+    if prefix:
+        return {}
+    words = sum(len(row) for row in data.splits["test"].texts)
+    scores = {
+        "test_token_accuracy": token_accuracy(found.true, found.predicted),
+        "test_words_cut": words - sum(len(row) for row in found.true),
+    }
+    if any(label.startswith("B-") for label in data.labels):
+        scores["test_precision"] = entity_precision(found.true, found.predicted)
+        scores["test_recall"] = entity_recall(found.true, found.predicted)
+    return scores
 
 
 def _of_texts(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:

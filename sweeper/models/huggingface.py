@@ -1,4 +1,4 @@
-"""Any transformers classifier: ``hf:NAME_OR_PATH``, from a local folder, the cache, or the Hub.
+"""Any transformers classifier or tagger: ``hf:NAME_OR_PATH``, from a local folder, the cache, or the Hub.
 
 Encoders (BERT, RoBERTa, DistilBERT, ...), decoders (GPT-2, Llama, ...), encoder-decoders (T5) and vision
 transformers (ViT). Roles are read off the model's own structure; for a family whose structure says too
@@ -33,12 +33,19 @@ from sweeper.models.base import (
     kind,
     seeded,
 )
+from sweeper.models.tokens import MAX_TOKENS, tag_encoder
 from sweeper.suggest import no_such
 from sweeper.torchvision_ops import declare_missing_ops
-from sweeper.work import CLASSIFICATION, REGRESSION
+from sweeper.work import CLASSIFICATION, REGRESSION, TAGGING
 
-MAX_TOKENS = 64
 INSTALL = "pip install 'sweeper-advisor[hf]'"
+# Work on texts -> transformers' class for it.
+OF_TEXTS = {
+    CLASSIFICATION: "AutoModelForSequenceClassification",
+    REGRESSION: "AutoModelForSequenceClassification",
+    TAGGING: "AutoModelForTokenClassification",
+}
+OF_IMAGES = dict.fromkeys((CLASSIFICATION, REGRESSION), "AutoModelForImageClassification")
 
 
 class TextNetwork(nn.Module):
@@ -59,7 +66,7 @@ class TextNetwork(nn.Module):
         self.key_values: nn.Module = NoKeyValues()
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Map ids ``(batch, tokens)`` to ``(batch, classes)``."""
+        """Map ids ``(batch, tokens)`` to ``(batch, classes)``, or a tagger's to ``(batch, tokens, tags)``."""
         mask = ids != self.pad
         used = mask.any(0).nonzero()  # short texts need no columns of padding
         ids = ids[:, int(used[0]) :] if self.pads_left else ids[:, : int(used[-1]) + 1]
@@ -83,7 +90,9 @@ class TextNetwork(nn.Module):
             mask = _ones_before(mask, past[0][0].shape[2])
         if self.takes_positions:
             call["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -_tokens(call) :]
-        return self.hf(attention_mask=mask.long(), use_cache=False, **call).logits
+        logits = self.hf(attention_mask=mask.long(), use_cache=False, **call).logits
+        # Token by token: virtual tokens stand first, and nothing is asked of them.
+        return logits[:, -ids.shape[1] :] if logits.dim() == 3 else logits
 
 
 def _token_table(hf: Any) -> nn.Module:
@@ -126,12 +135,16 @@ def named(name: str, shown: str = "") -> ModelBuilder:
     shown = shown or f"hf:{name}"
 
     def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
-        check_work(shown, work, CLASSIFICATION, REGRESSION)
-        _check_kind(_config(name), input_shape, shown)
-        hf, fresh = _pretrained(name, n_classes, bool(input_shape))
+        autos = OF_IMAGES if input_shape else OF_TEXTS
+        check_work(shown, work, *autos)
+        config = _config(name)
+        _check_kind(config, input_shape, shown)
+        if work == TAGGING:
+            _check_tags(config, shown)
+        hf, fresh = _pretrained(name, n_classes, autos[work])
         hf = copy.deepcopy(hf)
-        tokenizer = None if input_shape else _tokenizer(name)
-        return anatomy(hf, input_shape, fresh, tokenizer, read_roles(Path(name)), shown)
+        tokenizer = None if input_shape else _tokenizer(name, **({"add_prefix_space": True} if work == TAGGING else {}))
+        return anatomy(hf, input_shape, fresh, tokenizer, read_roles(Path(name)), shown, work)
 
     return build
 
@@ -152,16 +165,32 @@ def _check_kind(config: Any, input_shape: tuple[int, ...], name: str) -> bool:
     return sees
 
 
+def _check_tags(config: Any, name: str) -> None:
+    """Raise NotApplicableError unless a model reads a sentence in both directions and transformers has a tagger of it.
+
+    A decoder's tag could not depend on the words after it.
+    """
+    import_transformers()
+    from transformers.models.auto import modeling_auto
+
+    taggers, fillers = (
+        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+    if config.is_encoder_decoder or config.model_type not in taggers or config.model_type not in fillers:
+        raise NotApplicableError(f"{name} is no encoder (BERT, RoBERTa, DistilBERT, ...), and {TAGGING} needs one")
+
+
 @lru_cache(maxsize=1)  # a pack asks for it several times; each builder copies it
-def _pretrained(name: str, n_classes: int, images: bool) -> tuple[Any, frozenset[str]]:
-    """Return a classifier with pretrained weights, and the names of its parameters that are new."""
+def _pretrained(name: str, n_classes: int, auto_class: str) -> tuple[Any, frozenset[str]]:
+    """Return a model of an auto class with pretrained weights, and the names of its parameters that are new."""
     transformers = import_transformers()
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what is new is counted and trained here: no need to warn of it
-    auto = transformers.AutoModelForImageClassification if images else transformers.AutoModelForSequenceClassification
+    auto = getattr(transformers, auto_class)
     try:
         loaded, info = seeded(
             0,
@@ -183,9 +212,9 @@ def _pretrained(name: str, n_classes: int, images: bool) -> tuple[Any, frozenset
     return loaded, frozenset(new)
 
 
-def _tokenizer(name: str) -> Any:
+def _tokenizer(name: str, **options: Any) -> Any:
     try:
-        return import_transformers().AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return import_transformers().AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise _cannot_load(name, error) from None
 
@@ -223,16 +252,18 @@ def anatomy(
     tokenizer: Any = None,
     by_hand: Mapping[str, Any] | None = None,
     name: str = "this model",
+    work: str = CLASSIFICATION,
 ) -> LoadedModel:
-    """Return a transformers classifier with its parts named by role.
+    """Return a transformers classifier or tagger with its parts named by role.
 
     Args:
-        hf: The classifier.
+        hf: The classifier or tagger.
         input_shape: ``()`` for texts, ``(channels, h, w)`` for images.
         fresh: Names of its parameters that have no pretrained weights.
         tokenizer: For texts; without one the network reads token ids.
         by_hand: What `read_roles` returns; it replaces what the structure says.
         name: For messages.
+        work: What `sweeper.work` calls it.
 
     Raises:
         NotApplicableError: the rows are nothing that the model reads.
@@ -265,6 +296,7 @@ def anatomy(
     network: nn.Module
     embedding = None
     key_values = None
+    encode = None
     if sees:
         network = ImageNetwork(hf, [0.5] * hf.config.num_channels, [0.5] * hf.config.num_channels)
     else:
@@ -276,6 +308,8 @@ def anatomy(
         pads_left = hasattr(hf, "score")  # transformers' own name for the head that reads the last token
         network = TextNetwork(hf, pads_left)
         key_values = _key_values(hf)
+        if tokenizer is not None:
+            encode = tag_encoder(tokenizer, name) if work == TAGGING else _encoder(tokenizer, hf.config, pads_left)
     return LoadedModel(
         network=network,
         head=f"hf.{head}",
@@ -284,7 +318,7 @@ def anatomy(
         roles={f"hf.{path}": role for path, role in roles.items()},
         embedding=embedding,
         before_head=tuple(f"hf.{path}" for path in before_head),
-        encode=None if tokenizer is None else _encoder(tokenizer, hf.config, pads_left),
+        encode=encode,
         key_values=key_values,
         spare_tokens=None if sees else _spare_tokens(hf.config),
     )

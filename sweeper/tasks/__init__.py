@@ -5,6 +5,7 @@ from collections.abc import Callable
 from sweeper.registry import find, with_plugins
 from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
+from sweeper.tasks.entities import Entities
 from sweeper.tasks.newsgroups import Newsgroups, NewsgroupVectors
 from sweeper.tasks.numbers import Diabetes, ProductPrices
 from sweeper.tasks.texts import FilmReviews
@@ -16,6 +17,7 @@ _SHIPPED: tuple[Task, ...] = (
     NewsgroupVectors(),
     Diabetes(),
     ProductPrices(),
+    Entities(),
 )
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import secrets
 from collections.abc import Sequence
@@ -12,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from sweeper.models.base import derived_seed
+from sweeper.models.base import UnavailableError, derived_seed
 from sweeper.tasks.base import Split, TaskData, strata, stratified
 from sweeper.work import CLASSIFICATION, GENERATION, IGNORED, REGRESSION, TAGGING
 
 METRIC = {
     CLASSIFICATION: "accuracy",
     REGRESSION: "r2",
-    TAGGING: "entity_f1",
+    TAGGING: "token_accuracy",
     GENERATION: "inverse_perplexity",
 }
 
@@ -111,6 +112,23 @@ def load(file: Path) -> Rows:
     )
 
 
+def metric_of(rows: Rows) -> str:
+    """Return the name of the score of a task made of these rows.
+
+    Tags that mark entities, some of them with B-, are scored by whole entities; all others, such as parts of speech, by
+    the share of words that are tagged right: the figure that is reported for them, and every word counts, where
+    the mean over tags would hang on those that come up once or twice in a test.
+
+    Raises:
+        UnavailableError: the package for that score is not here.
+    """
+    if rows.work == TAGGING and any(name.startswith("B-") for name in rows.names):
+        if importlib.util.find_spec("seqeval") is None:
+            raise UnavailableError("whole entities are scored by a package: pip install 'sweeper-advisor[hf]'")
+        return "entity_f1"
+    return METRIC[rows.work]
+
+
 def sizes(n: int) -> tuple[int, int, int]:
     """Return how many of ``n`` rows there are for training, validation and test: 60, 15 and 25 %, tests up to 1,000."""
     test, valid = min(1000, n // 4), min(500, n * 15 // 100)
@@ -155,7 +173,7 @@ def split_rows(rows: Rows, name: str, seed: int, n_train: int) -> TaskData:
         splits[part] = _split(rows, index, mean, unit)
     context = {
         "modality": rows.modality,
-        "metric": METRIC[rows.work],
+        "metric": metric_of(rows),
         **({"n_classes": len(rows.names)} if rows.names else {}),
     }
     return TaskData(
