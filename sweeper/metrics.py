@@ -55,6 +55,12 @@ def rmse(true: Labels, predicted: Labels) -> float:
     return float(root_mean_squared_error(true, predicted))
 
 
+def _inverse_perplexity(true: Labels, predicted: Labels) -> float:
+    # What is predicted are the losses of the answers' tokens; a loss that is no number is of a diverged model.
+    inverse = math.exp(-math.fsum(predicted) / max(1, len(predicted)))
+    return 0.0 if math.isnan(inverse) else inverse
+
+
 BINS = 15
 
 
@@ -78,6 +84,12 @@ METRICS: dict[str, Metric] = {
     "balanced_accuracy": Metric("mean over classes of recall", "fraction", "higher", _balanced_accuracy),
     "macro_f1": Metric("mean over classes of F1", "fraction", "higher", macro_f1),
     "r2": Metric("share of the variance that is explained (coefficient of determination)", "fraction", "higher", _r2),
+    "inverse_perplexity": Metric(
+        "1 / perplexity: exp of minus the mean loss over the tokens of the answers",
+        "fraction",
+        "higher",
+        _inverse_perplexity,
+    ),
     # What a trial measures; a "score" is the task's own metric, named in the column `metric`.
     "valid_score": Metric("score on the validation rows; everything is chosen on it", "fraction", "higher"),
     "test_score": Metric("score on the test rows; only ever reported", "fraction", "higher"),
@@ -90,6 +102,23 @@ METRICS: dict[str, Metric] = {
     "test_rmse": Metric("root of the mean squared error on the test rows", "the target's", "lower"),
     "untouched_test_rmse": Metric("the same before training", "the target's", "lower"),
     "off_test_rmse": Metric("the same after training, added modules switched off", "the target's", "lower"),
+    "test_perplexity": Metric(
+        "exp of the mean loss over the tokens of the test rows' answers, in the model's own tokens", "tokens", "lower"
+    ),
+    "untouched_test_perplexity": Metric("the same before training", "tokens", "lower"),
+    "off_test_perplexity": Metric("the same after training, added modules switched off", "tokens", "lower"),
+    "test_rouge_l": Metric(
+        "mean ROUGE-L F-measure (rouge-score, no stemming, words of any script) of what is written, always the "
+        "likeliest next token, for up to 64 test rows, the same for every trial",
+        "fraction",
+        "higher",
+    ),
+    "untouched_test_rouge_l": Metric("the same before training", "fraction", "higher"),
+    "test_bleu": Metric("corpus BLEU (sacrebleu, its defaults) of the same texts", "fraction", "higher"),
+    "untouched_test_bleu": Metric("the same before training", "fraction", "higher"),
+    "test_exact_match": Metric("share of the same texts that are the answer to the letter", "fraction", "higher"),
+    "untouched_test_exact_match": Metric("the same before training", "fraction", "higher"),
+    "samples": Metric("a few of the same texts, for reading: prompt, answer, and what was written", "texts", None),
     "shifted_test_score": Metric("score on test rows that are shifted from those trained on", "fraction", "higher"),
     "untouched_shifted_test_score": Metric("the same before training", "fraction", "higher"),
     "off_shifted_test_score": Metric("the same after training, added modules switched off", "fraction", "higher"),

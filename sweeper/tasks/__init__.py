@@ -5,9 +5,10 @@ from collections.abc import Callable
 from sweeper.registry import find, with_plugins
 from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
+from sweeper.tasks.emoji_names import EMOJI_TASKS
 from sweeper.tasks.texts import FilmReviews
 
-_SHIPPED: tuple[Task, ...] = (*DIGIT_TASKS, FilmReviews())
+_SHIPPED: tuple[Task, ...] = (*DIGIT_TASKS, FilmReviews(), *EMOJI_TASKS)
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
 
