@@ -106,6 +106,7 @@ class EmojiNames:
     valid: int = 100
     test: int = 250
     source_test: int = 60
+    pretrain_steps: int = 1000
 
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return "train", "valid" and "test", and "source_train" and "source_test" of other languages."""
@@ -134,7 +135,7 @@ class EmojiNames:
         return TaskData(
             splits,
             n_classes=0,
-            pretrain=TrainArgs(lr=5e-3, batch_size=16, steps=1000),
+            pretrain=TrainArgs(lr=5e-3, batch_size=16, steps=self.pretrain_steps),
             context={"modality": "text", "metric": self.metric},
             work=GENERATION,
         )

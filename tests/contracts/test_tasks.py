@@ -9,6 +9,7 @@ import torch
 
 from sweeper.metrics import METRICS
 from sweeper.tasks import TASKS, Split, TaskData
+from sweeper.work import GENERATION
 
 DOWNLOADED = {"mnist_shifted"}
 here = pytest.mark.parametrize("name", [name for name in TASKS if name not in DOWNLOADED])
@@ -20,7 +21,7 @@ def final(data: TaskData) -> TaskData:
 
 
 def keys(split: Split) -> list[bytes]:
-    return [text.encode() for text in split.texts] or [x.numpy().tobytes() for x in split.x]
+    return [repr(text).casefold().encode() for text in split.texts] or [x.numpy().tobytes() for x in split.x]
 
 
 @here
@@ -70,6 +71,12 @@ def test_rows_are_as_declared(name: str) -> None:
     assert len(data.splits["train"]) == task.n_train
     assert METRICS[task.metric].compute
     assert data.context["metric"] == task.metric
+    if data.work == GENERATION:
+        assert data.context["metric"] == "inverse_perplexity"
+        for split in data.splits.values():
+            assert split.y.shape == (len(split), 0)
+            assert all(prompt.strip() and answer.strip() for prompt, answer in split.texts)
+        return
     for split in data.splits.values():
         assert set(split.y.tolist()) <= set(range(data.n_classes))
         assert split.x.dtype == torch.float32

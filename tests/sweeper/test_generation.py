@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
-from sweeper import generation
+from sweeper import generation, samples
 from sweeper.members import CannotPackError
-from sweeper.models import LoadedModel, language
+from sweeper.metrics import METRICS
+from sweeper.models import MODELS, LoadedModel, language
 from sweeper.models.base import NotApplicableError, UnavailableError, seeded
+from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES
-from sweeper.tasks import Split, TaskData, find_task
+from sweeper.tasks import TASKS, Split, TaskData, find_task
+from sweeper.tasks.emoji_names import Emoji, EmojiNames, emojis
 from sweeper.train import predict, train_pack
+from sweeper.trial import run_pack
 from sweeper.work import GENERATION, IGNORED
 from tests import small
 
@@ -183,6 +192,47 @@ def test_a_table_that_is_the_head_too_stays_one() -> None:
     assert loaded.embedding is not None
     assert loaded.get(loaded.head).weight is loaded.get(loaded.embedding).weight
     assert loaded.trainable_params(0) == loaded.loaded_params
+
+
+@pytest.mark.parametrize("name", ["emoji_names", "emoji_fields"])
+def test_no_emoji_is_in_two_splits_nor_its_form_for_another_sex_or_skin(name: str) -> None:
+    groups = {pair: emoji.group for emoji in emojis() for pair in _pairs(emoji)}
+    assert len({emoji.names["en"] for emoji in emojis()}) == len(emojis())
+    seen: dict[str, str] = {}
+    domains = {"train": "train", "valid": "valid", "test": "test", "source_train": "source", "source_test": "other"}
+    for split, rows in find_task(name).load(1, 200).splits.items():
+        for pair in rows.texts:
+            assert seen.setdefault(groups[pair], domains[split]) == domains[split]
+
+
+def _pairs(emoji: Emoji) -> list[tuple[str, str]]:
+    return [emoji.row(read, to) for read in emoji.names for to in emoji.names if read != to]
+
+
+def test_a_row_holds_every_score_and_samples_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "smaller_gpt", partial(language.tiny_gpt, width=16, layers=1))
+    task = find_task("emoji_fields")
+    assert isinstance(task, EmojiNames)
+    monkeypatch.setitem(TASKS, task.name, replace(task, pretrain_steps=12))
+    monkeypatch.setattr(generation, "MOST_ROWS", 6)
+    args = [TrainArgs(lr=lr, steps=6, batch_size=4) for lr in (1e-3, 1e-2)]
+    specs = [TrialSpec("smaller_gpt", "emoji_fields", 20, "lora", small.spec("lora").hparams, one, 0) for one in args]
+    rows = run_pack(specs, {})
+    for row in rows:
+        assert row.status is Status.COMPLETE, row.error
+        measured = row.metrics
+        assert set(measured) <= set(METRICS)
+        assert measured["test_score"] == pytest.approx(1 / measured["test_perplexity"])
+        assert measured["off_test_perplexity"] == pytest.approx(measured["untouched_test_perplexity"])
+        assert measured["forgetting"] == measured["untouched_source_test_score"] - measured["source_test_score"]
+        assert {"test_rouge_l", "test_bleu", "test_exact_match", "untouched_test_rouge_l"} <= set(measured)
+        assert all(set(sample) == {"prompt", "answer", "output"} for sample in measured["samples"])
+        assert TrialResult.from_dict(json.loads(json.dumps(row.to_dict()))) == row
+    console = Console(width=200, file=io.StringIO())
+    samples.print_samples(rows, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert rows[0].metrics["samples"][0]["answer"] in shown
+    assert rows[0].trial_id[:8] in shown
 
 
 def test_missing_scorers_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
