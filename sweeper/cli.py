@@ -326,6 +326,7 @@ def _first_line(text: str | None) -> str:
 @click.option(
     "--per-class", is_flag=True, help="Precision, recall, F1 and confusions by class, one trial of each strategy."
 )
+@click.option("--samples", is_flag=True, help="What language models wrote, one trial of each strategy.")
 @format_option
 def show(
     trial_id: str | None,
@@ -333,6 +334,7 @@ def show(
     grid_name: str | None,
     summary: bool,
     per_class: bool,
+    samples: bool,
     form: str,
     **filters: Any,
 ) -> None:
@@ -349,10 +351,16 @@ def show(
 
     contents = read_store(folder)
     _report_damage(contents, _console(stderr=True))
-    if summary and per_class:
-        raise click.UsageError("--summary and --per-class are two tables: ask for one")
+    if summary + per_class + samples > 1:
+        raise click.UsageError("--summary, --per-class and --samples are different tables: ask for one")
     if trial_id is not None:
-        if summary or per_class or grid_name is not None or any(value is not None for value in filters.values()):
+        if (
+            summary
+            or per_class
+            or samples
+            or grid_name is not None
+            or any(value is not None for value in filters.values())
+        ):
             raise click.UsageError("TRIAL_ID names one row: leave the filters out")
         found = [result for result in contents.results if result.trial_id.startswith(trial_id)]
         if len(found) != 1:
@@ -366,11 +374,15 @@ def show(
 
         rows = _of_grid(rows, load_grid(grid_name))
     rows.sort(key=lambda row: (row.spec.task, row.spec.model, row.spec.n_train, row.spec.strategy, str(row.spec)))
-    if per_class:
+    if per_class or samples:
         from sweeper import per_class as classes
+        from sweeper import samples as texts
 
         trials = classes.typical_trials(summarise(rows))
-        _print_json(classes.as_json(trials)) if form == "json" else classes.print_per_class(trials, _console())
+        if form == "json":
+            _print_json((texts if samples else classes).as_json(trials))
+        else:
+            (texts.print_samples if samples else classes.print_per_class)(trials, _console())
         if not trials:
             click.echo(f"no complete trial among {len(rows)} in {folder}", err=True)
     elif summary:

@@ -302,7 +302,7 @@ def widen(
     module: nn.Module,
     members: int,
     tokens: nn.Module | None = None,
-    done: dict[nn.Module, nn.Module] | None = None,
+    done: dict[Any, Any] | None = None,
 ) -> nn.Module:
     """Return the module with its parameters stacked, a set for each member, all ready to train.
 
@@ -313,11 +313,12 @@ def widen(
         members: How many.
         tokens: The embedding whose ids are the rows. Others look up positions and the like, which the members
             share: where no module around them can be copied whole, more than one member cannot train together.
-        done: What each module has become, so that one that stands in two places stays one.
+        done: What each module and weight has become, so that one that stands in two places stays one.
     """
     done = {} if done is None else done
     if module in done:
-        return done[module]
+        found: nn.Module = done[module]
+        return found
     if isinstance(module, MEMBER_LAYERS):
         wide = module
     elif type(module) is nn.Linear:
@@ -338,6 +339,9 @@ def widen(
         for name, child in module.named_children():
             setattr(module, name, widen(child, members, tokens, done))
         return module
+    if isinstance(module, nn.Linear | nn.Embedding) and isinstance(wide, MemberLinear | MemberEmbedding):
+        # A language model's table of tokens is often its head too.
+        wide.weight = done.setdefault(module.weight, wide.weight)
     done[module] = wide.requires_grad_(True).train()
     for inner in wide.modules():
         if isinstance(inner, nn.modules.dropout._DropoutNd):

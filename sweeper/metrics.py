@@ -82,6 +82,12 @@ def token_accuracy(true: Labels, predicted: Labels) -> float:
     return _accuracy(list(chain.from_iterable(true)), list(chain.from_iterable(predicted)))
 
 
+def _inverse_perplexity(true: Labels, predicted: Labels) -> float:
+    # What is predicted are the losses of the answers' tokens; a loss that is no number is of a diverged model.
+    inverse = math.exp(-math.fsum(predicted) / max(1, len(predicted)))
+    return 0.0 if math.isnan(inverse) else inverse
+
+
 BINS = 15
 
 
@@ -109,6 +115,12 @@ METRICS: dict[str, Metric] = {
         "F1 of whole entities, right in type and in both ends (seqeval, as conlleval)", "fraction", "higher", _entity_f1
     ),
     "token_accuracy": Metric("share of words tagged right", "fraction", "higher", token_accuracy),
+    "inverse_perplexity": Metric(
+        "1 / perplexity: exp of minus the mean loss over the tokens of the answers",
+        "fraction",
+        "higher",
+        _inverse_perplexity,
+    ),
     # What a trial measures; a "score" is the task's own metric, named in the column `metric`.
     "valid_score": Metric("score on the validation rows; everything is chosen on it", "fraction", "higher"),
     "test_score": Metric("score on the test rows; only ever reported", "fraction", "higher"),
@@ -129,6 +141,23 @@ METRICS: dict[str, Metric] = {
     "test_rmse": Metric("root of the mean squared error on the test rows", "the target's", "lower"),
     "untouched_test_rmse": Metric("the same before training", "the target's", "lower"),
     "off_test_rmse": Metric("the same after training, added modules switched off", "the target's", "lower"),
+    "test_perplexity": Metric(
+        "exp of the mean loss over the tokens of the test rows' answers, in the model's own tokens", "tokens", "lower"
+    ),
+    "untouched_test_perplexity": Metric("the same before training", "tokens", "lower"),
+    "off_test_perplexity": Metric("the same after training, added modules switched off", "tokens", "lower"),
+    "test_rouge_l": Metric(
+        "mean ROUGE-L F-measure (rouge-score, no stemming, words of any script) of what is written, always the "
+        "likeliest next token, for up to 64 test rows, the same for every trial",
+        "fraction",
+        "higher",
+    ),
+    "untouched_test_rouge_l": Metric("the same before training", "fraction", "higher"),
+    "test_bleu": Metric("corpus BLEU (sacrebleu, its defaults) of the same texts", "fraction", "higher"),
+    "untouched_test_bleu": Metric("the same before training", "fraction", "higher"),
+    "test_exact_match": Metric("share of the same texts that are the answer to the letter", "fraction", "higher"),
+    "untouched_test_exact_match": Metric("the same before training", "fraction", "higher"),
+    "samples": Metric("a few of the same texts, for reading: prompt, answer, and what was written", "texts", None),
     "shifted_test_score": Metric("score on test rows that are shifted from those trained on", "fraction", "higher"),
     "untouched_shifted_test_score": Metric("the same before training", "fraction", "higher"),
     "off_shifted_test_score": Metric("the same after training, added modules switched off", "fraction", "higher"),

@@ -145,7 +145,8 @@ def predict(model: LoadedModel, splits: Sequence[Split]) -> list[Predicted]:
     """Return what each member says of its own split; all splits have the same length."""
     work = WORK[model.work]
     device = next(model.network.parameters()).device
-    rows = max(1, EVAL_ROWS // len(splits))
+    # A language model puts out its whole vocabulary for each token.
+    rows = max(1, EVAL_ROWS // (16 if model.work == GENERATION else 1) // len(splits))
     parts = []
     # Scored rows must not enter running statistics, nor be dropped out.
     training = [module for module in model.network.modules() if module.training]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sweeper import generation
 from sweeper.diagnose import diagnose
 from sweeper.facts import task_facts
 from sweeper.flops import FlopCounter
@@ -163,6 +164,8 @@ def _strategy(spec: TrialSpec) -> Strategy:
 
 
 def _fresh_model(spec: TrialSpec, data: TaskData, seeds: Sequence[int]) -> LoadedModel:
+    if data.work == GENERATION:
+        generation.check_packages()
     model = find_model(spec.model)(data.input_shape, data.n_classes, spec.seed, data.work)
     model.seeds = tuple(seeds)
     # A language model's head is pretrained with it.
@@ -308,6 +311,12 @@ def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData, member
             scores[f"{prefix}{name}_score"] = compute(member.true, member.predicted)
             if name == "test":
                 scores.update(MORE_SCORES[data.work](prefix, member, data))
+    if data.work == GENERATION and prefix != "off_":  # switched off, it is as before training
+        # Before training all members write the same.
+        writers = model.beside() if prefix else model
+        texts = generation.text_scores(prefix, writers, data.splits["test"])
+        for k, scores in enumerate(found):
+            scores.update(texts[k % len(texts)])
     return found
 
 
@@ -343,7 +352,8 @@ def _of_tags(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
 
 
 def _of_texts(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
-    return {}
+    perplexity = generation.perplexity(found.loss)
+    return {} if perplexity is None else {f"{prefix}test_perplexity": perplexity}
 
 
 # What is told of the test rows besides the task's own score.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sweeper.models import huggingface, minilm, mlp, small_cnn, tiny_transformer, torchvision
+from sweeper.models import language, minilm, mlp, small_cnn, tiny_transformer, torchvision
 from sweeper.models.base import LoadedModel, ModelBuilder
 from sweeper.registry import find, with_plugins
 
@@ -12,13 +12,15 @@ MODELS: dict[str, ModelBuilder] = with_plugins(
         "small_cnn": small_cnn.build,
         "tiny_transformer": tiny_transformer.build,
         "minilm": minilm.build,
+        "tiny_gpt": language.tiny_gpt,
+        "tiny_t5": language.tiny_t5,
     },
     "sweeper.models",
 )
 
 # "family:rest" -> the builder that the family makes for the rest of the name.
 FAMILIES: dict[str, Callable[[str], ModelBuilder]] = {
-    "hf": huggingface.named,
+    "hf": language.named,
     "torchvision": torchvision.find,
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sweeper.members import MemberLinear, narrow, split, widen
 from sweeper.suggest import no_such
-from sweeper.work import CLASSIFICATION, WORK
+from sweeper.work import CLASSIFICATION, GENERATION, WORK
 
 Generators = list[torch.Generator]
 
@@ -30,6 +30,26 @@ def kind(input_shape: tuple[int, ...]) -> str:
 
 Encode = Callable[[Sequence[Any], Tensor], tuple[Tensor, Tensor]]
 """From rows as they stand in a `Split` (``texts``, ``y``) to token ids ``(rows, tokens)`` and the labels to them."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a language model's answers are written, token by token (`sweeper.generation.greedy`).
+
+    Attributes:
+        begin: From prompts and how many tokens there must be room for to rows ``x`` as the network reads them, and
+            the places ``(rows,)`` of the outputs that predict the first token.
+        shift: The token that the output at place t predicts stands in column ``t + shift`` of ``x``.
+        ends: Tokens after which an answer is over.
+        pad: The token that fills rows.
+        text: From token ids to the text.
+    """
+
+    begin: Callable[[Sequence[str], int], tuple[Tensor, Tensor]]
+    shift: int
+    ends: frozenset[int]
+    pad: int
+    text: Callable[[Sequence[int]], str]
 
 
 class NotApplicableError(ValueError):
@@ -130,6 +150,7 @@ class LoadedModel:
         key_values: For a network with a child ``key_values``: what attention may be given there.
         spare_tokens: How many tokens may stand beside those of the rows; ``None`` for no limit.
         encode: For a model that reads texts (`Encode`).
+        writing: For a model that writes texts.
         work: What it is to do, a name in `sweeper.work.WORK`.
         labels: Names of classes or tags, by their number.
         channels_last: Whether blocks put out images as ``(batch, height, width, channels)``, not channels first.
@@ -148,6 +169,7 @@ class LoadedModel:
     key_values: KeyValues | None = None
     spare_tokens: int | None = None
     encode: Encode | None = None
+    writing: Writing | None = None
     channels_last: bool = False
     seeds: tuple[int, ...] = (0,)
     quantised: bool = False
@@ -199,10 +221,15 @@ class LoadedModel:
         module.requires_grad_(True)
 
     def wake_fresh_head(self) -> None:
-        """Replace the head by a newly initialised one for each member, and let it train."""
+        """Replace the head by a newly initialised one for each member, and let it train.
+
+        A language model keeps its own, a copy for each member: it is of use whatever the texts.
+        """
         rngs = generators(self.seeds, "head")
         for path in (self.head, *self.before_head):
             self.wake(path)
+            if self.work == GENERATION:
+                continue
             layer = self.get(path)
             assert isinstance(layer, MemberLinear)
             initialise(layer, rngs)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from sweeper.registry import find, with_plugins
 from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
+from sweeper.tasks.emoji_names import EMOJI_TASKS
 from sweeper.tasks.entities import Entities
 from sweeper.tasks.newsgroups import Newsgroups, NewsgroupVectors
 from sweeper.tasks.numbers import Diabetes, ProductPrices
@@ -18,7 +19,9 @@ _SHIPPED: tuple[Task, ...] = (
     Diabetes(),
     ProductPrices(),
     Entities(),
+    *EMOJI_TASKS,
 )
+
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
 

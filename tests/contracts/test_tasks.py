@@ -11,7 +11,7 @@ from sweeper.metrics import METRICS
 from sweeper.models.base import UnavailableError
 from sweeper.tasks import TASKS, Split, TaskData
 from sweeper.tasks import rows as rows_of_any_kind
-from sweeper.work import CLASSIFICATION, IGNORED, TAGGING
+from sweeper.work import CLASSIFICATION, GENERATION, IGNORED, TAGGING
 
 DOWNLOADED = {"mnist_shifted"}
 here = pytest.mark.parametrize("name", [name for name in TASKS if name not in DOWNLOADED])
@@ -31,7 +31,7 @@ def final(data: TaskData) -> TaskData:
 
 
 def keys(split: Split) -> list[bytes]:
-    return [repr(text).encode() for text in split.texts] or [x.numpy().tobytes() for x in split.x]
+    return [repr(text).casefold().encode() for text in split.texts] or [x.numpy().tobytes() for x in split.x]
 
 
 @here
@@ -83,6 +83,12 @@ def test_rows_are_as_declared(name: str) -> None:
     assert len(data.splits["train"]) == task.n_train
     assert METRICS[task.metric].compute
     assert data.context["metric"] == task.metric
+    if data.work == GENERATION:
+        assert data.context["metric"] == "inverse_perplexity"
+        for split in data.splits.values():
+            assert split.y.shape == (len(split), 0)
+            assert all(prompt.strip() and answer.strip() for prompt, answer in split.texts)
+        return
     for split in data.splits.values():
         assert split.x.dtype == torch.float32
         assert split.texts or data.context["modality"] != "image" or 0 <= split.x.min() <= split.x.max() <= 1
