@@ -119,7 +119,7 @@ def launch(
     own = own_data_of(data_name, models, steps, {name: resources.pop(name) for name in DATA_OPTIONS})
     grid = load_grid(grid_name, strategies, own)
     try:
-        trials, left_out = check_all(grid.trials)
+        trials, left_out = check_all(grid.trials, lenient=own is not None and not strategies)
     except ValueError as error:
         raise ValueError(f"{grid_name}: {error}") from None
     grid = replace(grid, trials=tuple(trials))

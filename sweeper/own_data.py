@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,8 @@ def of_table(table: Any, models: Any, folder: Path) -> OwnData:
     names = [models] if isinstance(models, str) else models
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"models must hold names, got {models!r}")
-    return own_data(Asked(**{key: value for key, value in said.items() if key in known}), names)
+    own = own_data(Asked(**{key: value for key, value in said.items() if key in known}), names)
+    return replace(own, notes=tuple(in_words(own.prepared.report)))  # how to train is what the file says
 
 
 def grid_file(asked: Asked, folder: Path) -> str:

@@ -221,14 +221,17 @@ def _delimiter(path: Path, text: str) -> str:
 def _header(path: Path, header: list[str], rows: list[Any]) -> list[str]:
     names = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
     twice = [name for name, number in Counter(names).items() if number > 1]
-    if twice:
-        raise ValueError(f"{str(path)!r} has more than one column {_short(twice[0])}: name each once")
-    no_name = next((name for name in names if as_number(name) is not None or len(name.split()) > 8), None)
-    if no_name is not None:
+    numbers = [name for name in names if as_number(name) is not None]
+    # A name that is also a value of its column, again and again, is a value.
+    again = [name for i, name in enumerate(names) if sum(row[i : i + 1] == [name] for _, row in rows) > 1]
+    long = [name for name in names if len(name.split()) > 8]
+    for name in (*numbers, *long, *again):
         raise ValueError(
-            f"{str(path)!r}: the first line must name the columns, and {_short(no_name)} is no name: "
+            f"{str(path)!r}: the first line must name the columns, and {_short(name)} is no name: "
             "put a line such as text,label first"
         )
+    if twice:
+        raise ValueError(f"{str(path)!r} has more than one column {_short(twice[0])}: name each once")
     if not rows:
         raise ValueError(f"{str(path)!r} has a header and no rows")
     return names
