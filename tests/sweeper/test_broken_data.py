@@ -13,9 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sweeper.cli import cli
-from sweeper.command import run
-from tests.conftest import Command
+from tests.conftest import Called, Command
 
 KIND, UNKIND = "a film that I liked number", "a film that bored me number"
 GOOD = ["text,label", *(f"{(KIND, UNKIND)[i % 2]} {i},{('kind', 'unkind')[i % 2]}" for i in range(40))]
@@ -192,37 +190,26 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("name", "make", "options", "says"), BROKEN, ids=[name for name, *_ in BROKEN])
-def test_broken_data_is_one_line(
-    place: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    make: Make,
-    options: str,
-    says: str,
-) -> None:
+def test_broken_data_is_one_line(place: Path, called: Called, name: str, make: Make, options: str, says: str) -> None:
     make(place / name)
     if name == "secret.csv" and os.access(place / name, os.R_OK):
         pytest.skip("the superuser reads everything")
     before = {path for path in place.rglob("*") if not path.is_symlink()}
-    monkeypatch.setattr("sys.argv", ["sweeper", "data", "check", name, *options.split()])
-    with pytest.raises(SystemExit) as ended:
-        run(cli, "sweeper")
-    said = capsys.readouterr()
-    assert ended.value.code == 2, said.err
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1, said.err
-    assert re.search(says, said.err), said.err
+    code, out, err = called("data", "check", name, *options.split())
+    assert (code, out) == (2, ""), err
+    assert len(err.splitlines()) == 1, err
+    assert re.search(says, err), err
     assert {path for path in place.rglob("*") if not path.is_symlink()} == before, "nothing is written"
 
 
-def test_every_command_says_so(place: Path, command: Command) -> None:
+def test_every_command_says_so(place: Path, called: Called, command: Command) -> None:
     written(*GOOD[:9])(place / "few.csv")
     (place / "own.toml").write_text('question = "?"\nmodels = ["mlp"]\n[data]\nfile = "few.csv"\n')
     for line in ("init few.csv", "launch --grid smoke --data few.csv", "launch --grid own.toml"):
-        done = command("sweeper", *line.split())
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.count("\n") == 1
-        assert "few.csv has 8 usable rows" in done.stderr
+        code, out, err = called(*line.split())
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert "few.csv has 8 usable rows" in err
         assert not (place / "kept").exists()
         assert not (place / "results").exists()
+    done = command("sweeper", "launch", "--grid", "smoke", "--data", "few.csv")
+    assert (done.returncode, done.stderr) == (2, err.replace("own.toml: ", "")), "the same from a shell"

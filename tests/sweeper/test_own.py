@@ -25,6 +25,7 @@ from sweeper.tasks.own import place as place_of
 from sweeper.tasks.own import prepare
 from sweeper.tasks.rows import TEST, TRAIN, Rows, sizes_of, split_rows
 from sweeper.trial import check_all
+from tests.conftest import Called
 
 N = 60
 TEXTS = [f"a film of the kind that one sees once, number {i}" for i in range(N)]
@@ -189,17 +190,16 @@ def test_a_grid_runs_on_own_data(place: Path) -> None:
     np.testing.assert_allclose(x.std(0, correction=0), 1, atol=1e-5)
 
 
-def test_what_init_writes_is_a_grid(place: Path, command: Any) -> None:
+def test_what_init_writes_is_a_grid(place: Path, called: Called) -> None:
     pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv(place / 'my "films".csv', index=False)
-    done = command("sweeper", "init", 'my "films".csv')
-    assert done.returncode == 0, done.stderr
-    again = command("sweeper", "init", 'my "films".csv')
-    assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert called("init", 'my "films".csv')[0] == 0
+    code, _, err = called("init", 'my "films".csv')
+    assert code == 2
+    assert "is there already" in err
     trials = load_grid("my_films.toml").trials
     assert {trial.strategy for trial in trials} == {"full", "feature_extraction", "lora", "partial_unfreeze"}
-    report = command("sweeper", "data", "check", 'my "films".csv', "--format", "json")
-    assert json.loads(report.stdout)["task"] == trials[0].task
+    _, out, _ = called("data", "check", 'my "films".csv', "--format", "json")
+    assert json.loads(out)["task"] == trials[0].task
 
 
 @st.composite
