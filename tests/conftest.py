@@ -52,3 +52,22 @@ def command(tmp_path: Path) -> Command:
         return subprocess.run([str(program), *args[1:]], cwd=cwd, capture_output=True, text=True, timeout=300)
 
     return run
+
+
+Called = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
+    """Run `sweeper` in this process, which is quicker, and return exit code, stdout and stderr."""
+    from sweeper.cli import cli
+    from sweeper.command import run as run_command
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["sweeper", *args])
+        with pytest.raises(SystemExit) as ended:
+            run_command(cli, "sweeper")
+        said = capsys.readouterr()
+        return int(str(ended.value.code)), said.out, said.err
+
+    return call

@@ -33,6 +33,15 @@ MAY_IMPORT = {
     "advisor.cli": ADVICE | LIGHT | {"sweeper.command"},
     "sweeper.cli": LIGHT | {"sweeper.command", "sweeper.adapters_cli", "sweeper.data_cli"},
     "sweeper.data_cli": LIGHT,
+    "sweeper.own_data": {
+        "sweeper.fetch",
+        "sweeper.models.base",
+        "sweeper.suggest",
+        "sweeper.tasks.columns",
+        "sweeper.tasks.own",
+        "sweeper.tasks.rows",
+        "sweeper.work",
+    },
     "sweeper.adapters_cli": LIGHT,
     "sweeper.models.": {
         "sweeper.models",

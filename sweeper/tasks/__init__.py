@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sweeper.registry import find, with_plugins
+from sweeper.tasks import own
 from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
 from sweeper.tasks.emoji_names import EMOJI_TASKS
@@ -26,7 +27,7 @@ _SHIPPED: tuple[Task, ...] = (
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
 
 # "family:rest" -> the task that the family makes for the rest of the name.
-FAMILIES: dict[str, Callable[[str], Task]] = {}
+FAMILIES: dict[str, Callable[[str], Task]] = {own.FAMILY: own.find}
 
 
 def find_task(name: str) -> Task:
