@@ -247,6 +247,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
                 "n_valid": len(data.splits["valid"]),
                 "n_test": len(data.splits["test"]),
                 "model_params": model.loaded_params,
+                **({"weights": model.weights} if model.weights else {}),
                 "base_inference_flops": base_flops,
                 "memory_kind": memory.kind,
                 "device": device.type,

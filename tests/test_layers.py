@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "sweeper.adapters_cli": LIGHT,
     "sweeper.models.": {
         "sweeper.models",
+        "sweeper.errors",
         "sweeper.fetch",
         "sweeper.work",
         "sweeper.members",
@@ -36,7 +37,8 @@ MAY_IMPORT = {
         "sweeper.torchvision_ops",
     },
     "sweeper.work": set(),
-    "sweeper.fetch": {"sweeper.models.base", "sweeper.suggest"},
+    "sweeper.errors": set(),
+    "sweeper.fetch": {"sweeper.errors", "sweeper.suggest"},
     "sweeper.tasks.": {
         "sweeper.fetch",
         "sweeper.tasks",

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from sweeper.registry import find, with_plugins
 from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
+from sweeper.tasks.images import IMAGE_TASKS
 from sweeper.tasks.texts import FilmReviews
 
-_SHIPPED: tuple[Task, ...] = (*DIGIT_TASKS, FilmReviews())
+_SHIPPED: tuple[Task, ...] = (*DIGIT_TASKS, *IMAGE_TASKS, FilmReviews())
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
 
