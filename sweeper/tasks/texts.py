@@ -81,7 +81,7 @@ class FilmReviews:
         pool, valid, test = stratified(short[1], [self.pool, self.valid, self.test], rng)
         # A generator of their own: the rows of stored trials must stay what they were.
         rng = np.random.default_rng(derived_seed(seed, f"{self.name}/shifted_test"))
-        (other,) = stratified(long[1], [self.shifted_test], rng)
+        other = rng.permutation(len(long[1]))[: self.shifted_test]
         splits = {
             "train": _split(short, pool[:n_train]),
             "valid": _split(short, _by_length(short, valid)),
