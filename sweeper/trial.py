@@ -275,6 +275,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
                 **({"labels": list(data.labels)} if 0 < len(data.labels) <= MOST_CLASSES else {}),
                 **facts,
                 "model_params": model.loaded_params,
+                **({"weights": model.weights} if model.weights else {}),
                 "base_inference_flops": base_flops,
                 "memory_kind": memory.kind,
                 "device": device.type,

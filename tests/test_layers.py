@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "sweeper.adapters_cli": LIGHT,
     "sweeper.models.": {
         "sweeper.models",
+        "sweeper.errors",
         "sweeper.fetch",
         "sweeper.work",
         "sweeper.members",
@@ -60,7 +61,8 @@ MAY_IMPORT = {
         "sweeper.tasks.base",
         "sweeper.work",
     },
-    "sweeper.fetch": {"sweeper.models.base", "sweeper.suggest"},
+    "sweeper.errors": set(),
+    "sweeper.fetch": {"sweeper.errors", "sweeper.suggest"},
     "sweeper.tasks.": {
         "sweeper.fetch",
         "sweeper.torchvision_ops",

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sweeper.errors import NotApplicableError as NotApplicableError
+from sweeper.errors import UnavailableError as UnavailableError
 from sweeper.members import MemberLinear, narrow, split, widen
 from sweeper.suggest import no_such
 from sweeper.work import CLASSIFICATION, GENERATION, WORK
@@ -50,14 +52,6 @@ class Writing:
     ends: frozenset[int]
     pad: int
     text: Callable[[Sequence[int]], str]
-
-
-class NotApplicableError(ValueError):
-    """A strategy, a model and a task that make no sense together, whatever the settings."""
-
-
-class UnavailableError(NotApplicableError):
-    """Something that is needed is not here: a package, weights, a device. The message says how to get it."""
 
 
 def derived_seed(seed: int, purpose: str) -> int:
@@ -153,6 +147,7 @@ class LoadedModel:
         writing: For a model that writes texts.
         work: What it is to do, a name in `sweeper.work.WORK`.
         labels: Names of classes or tags, by their number.
+        weights: Which pretrained weights, where a network has several versions of them.
         channels_last: Whether blocks put out images as ``(batch, height, width, channels)``, not channels first.
         seeds: One seed for each member.
         quantised: Whether a strategy put approximations in the place of frozen weights.
@@ -175,6 +170,7 @@ class LoadedModel:
     quantised: bool = False
     work: str = CLASSIFICATION
     labels: tuple[str, ...] = ()
+    weights: str | None = None
     switches: list[Addition] = field(default_factory=list)
     """What a strategy added beside the loaded network."""
 

@@ -1,6 +1,6 @@
 """Any classification network of torchvision, with its ImageNet weights or random ones.
 
-``torchvision:NAME`` has the default weights, ``torchvision:NAME:random`` random ones, and
+``torchvision:NAME`` has the default weights, else the first that are here, ``torchvision:NAME:random`` random ones, and
 ``torchvision:NAME:IMAGENET1K_V1`` the version of that name; ``torchvision:NAME@96`` works on 96 x 96 pixels.
 What a network is made of is read from one run of it, not from its name.
 """
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from sweeper.fetch import SOURCES, fetched
 from sweeper.models.base import (
     LoadedModel,
     ModelBuilder,
@@ -96,7 +97,8 @@ def find(rest: str) -> ModelBuilder:
             parent, _, last = anatomy.head.rpartition(".")
             inputs = network.get_submodule(anatomy.head).in_features
             setattr(network.get_submodule(parent), last, nn.Linear(inputs, n_classes))  # type: ignore[arg-type]
-            return LoadedModel(network=network, head_is_fresh=weights is not None, **vars(anatomy))
+            version = None if weights is None else weights.name
+            return LoadedModel(network=network, head_is_fresh=weights is not None, weights=version, **vars(anatomy))
 
         return seeded(seed, make)
 
@@ -122,18 +124,34 @@ def working_size(name: str, side: int, pretrained: bool) -> int:
 
 
 def chosen_weights(name: str, version: str) -> Any:
-    """Return the weights of this version; without one the default, or the first that torch's cache holds."""
+    """Return the weights of this version; without one the default, or the first whose file is here."""
     from torchvision import models
 
     versions = models.get_model_weights(name)
     if version:
         return versions[version]
-    return next((w for w in (versions.DEFAULT, *versions) if cached(w).exists()), versions.DEFAULT)
+    return next((w for w in (versions.DEFAULT, *versions) if here(w)), versions.DEFAULT)
 
 
 def cached(weights: Any) -> Path:
     """Return where torch keeps the file of these weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+
+
+def source_of(weights: Any) -> str | None:
+    """Return which of `SOURCES` has the file of these weights; ``None`` where none has."""
+    return next((name for name, source in SOURCES.items() if Path(source.member).name == cached(weights).name), None)
+
+
+def here(weights: Any) -> Path | None:
+    """Return the file of these weights, in torch's cache or fetched out of a package; ``None`` where it is neither."""
+    if cached(weights).exists():
+        return cached(weights)
+    source = source_of(weights)
+    try:
+        return fetched(source) if source else None
+    except UnavailableError:
+        return None
 
 
 def network_of(name: str, size: int) -> nn.Module:
@@ -161,20 +179,28 @@ def does_not_run(name: str, size: int, error: Exception) -> ValueError:
 
 
 def load(net: nn.Module, name: str, weights: Any) -> None:
-    """Fill a network with weights from torch's cache, or from the network into it.
+    """Fill a network with weights from torch's cache, from a fetched package, or from the network into torch's cache.
 
     Raises:
-        UnavailableError: neither has them.
+        UnavailableError: none of them has them.
     """
     from torchvision.models.vision_transformer import interpolate_embeddings
 
+    file = cached(weights)
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        if (found := here(weights)) and found != file:
+            state = torch.load(found, map_location="cpu", weights_only=True)  # `fetched` looked at its hash
+        else:
+            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:
-        file = cached(weights)
+        ways = [
+            f"sweeper data fetch {source} for torchvision:{name}:{other.name}, "
+            for other in type(weights)
+            if (source := source_of(other))
+        ]
         raise UnavailableError(
             f"the ImageNet weights of {name} are not here and cannot be fetched from {weights.url} ({error}): "
-            f"put {file.name} into {file.parent}, or take torchvision:{name}:random"
+            f"{''.join(ways)}put {file.name} into {file.parent}, or take torchvision:{name}:random"
         ) from None
     # DenseNet's files are older than its layers' names.
     state = {re.sub(r"(denselayer\d+\.[a-z]+)\.(\d)\.", r"\1\2.", key): value for key, value in state.items()}

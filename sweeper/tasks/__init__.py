@@ -8,12 +8,14 @@ from sweeper.tasks.base import Split, Task, TaskData
 from sweeper.tasks.digits import DIGIT_TASKS
 from sweeper.tasks.emoji_names import EMOJI_TASKS
 from sweeper.tasks.entities import Entities
+from sweeper.tasks.images import IMAGE_TASKS
 from sweeper.tasks.newsgroups import Newsgroups, NewsgroupVectors
 from sweeper.tasks.numbers import Diabetes, ProductPrices
 from sweeper.tasks.texts import FilmReviews
 
 _SHIPPED: tuple[Task, ...] = (
     *DIGIT_TASKS,
+    *IMAGE_TASKS,
     FilmReviews(),
     Newsgroups(),
     NewsgroupVectors(),
@@ -22,7 +24,6 @@ _SHIPPED: tuple[Task, ...] = (
     Entities(),
     *EMOJI_TASKS,
 )
-
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
 

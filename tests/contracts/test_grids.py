@@ -16,7 +16,7 @@ BASELINES = {"full", "feature_extraction"}
 
 
 def checked(grid: Grid) -> tuple[list[TrialSpec], list[LeftOut]]:
-    """Return what `check_all` does; a test is skipped where all the rows of a grid were not fetched."""
+    """Return what `check_all` says; a test is skipped where nothing of a grid can run here, for want of a file."""
     try:
         return check_all(grid.trials)
     except UnavailableError as error:

