@@ -34,34 +34,34 @@ DIAGNOSES: Mapping[str, Diagnosis] = {
     "collapse": Diagnosis(
         "the validation score was above chance and ends at chance",
         "lower the learning rate, or warm up longer",
-        "Mosbach et al. 2021, arXiv 2006.04884, section 5",
+        "Mosbach et al. 2021, arXiv 2006.04884, sections 5 and 6",
     ),
     "at_chance": Diagnosis(
         "the validation score never rose above what the most frequent answer gets",
         "raise the learning rate or the steps; if that changes nothing, train more of the model or label more rows",
-        "Mosbach et al. 2021, arXiv 2006.04884, section 6",
+        "Mosbach et al. 2021, arXiv 2006.04884, sections 5 and 6",
     ),
     "overfitting": Diagnosis(
         "the training loss fell on while validation got worse",
         "fewer steps, a lower rate, fewer trainable parameters, or more rows",
-        "Prechelt 1998, Early Stopping - But When?, section 1",
+        "Prechelt 1998, Early Stopping - But When?",
     ),
     "forgetting": Diagnosis(
         "the score on the source domain fell",
         "train less of the model (LoRA, an adapter that can be switched off), a lower rate, or source rows mixed in",
-        "Biderman et al. 2024, arXiv 2405.09673, section 4",
+        "LoRA learns less and forgets less: Biderman et al. 2024, arXiv 2405.09673",
     ),
     "leakage": Diagnosis(
         "the validation score is higher than it can be: validation rows, or their answers, may stand in the training "
         "rows",
         "look for duplicated rows (`sweeper data check`), for rows of one source on both sides (--group-column), and "
         "for a column or word that gives the answer away",
-        "Kapoor and Narayanan 2023, arXiv 2207.07048, section 2.4",
+        "the kinds of leakage in Kapoor and Narayanan 2023, arXiv 2207.07048",
     ),
     "too_few_labels": Diagnosis(
         "the smallest class has fewer than 8 training rows",
         "label more rows of that class before trusting a ranking of strategies",
-        "8 rows a class are the least that SetFit is measured on: arXiv 2209.11055, section 4",
+        "8 rows a class are the least that SetFit is measured on: Tunstall et al. 2022, arXiv 2209.11055",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ BATCH = 64
 NEIGHBOURS = 5
 CLEARLY = 4
 """Of 5 neighbours, how many must agree on another class for a label to count as doubtful."""
+TINY = 1e-12
 PENALTIES = tuple(10.0**power for power in range(-1, 6))
 
 
@@ -111,8 +113,11 @@ def feature_facts(model: LoadedModel, data: TaskData, metric: str) -> dict[str, 
 
 
 def _sample(split: Split, most: int) -> Split:
-    """Return rows of a split, spread evenly over it: scored texts stand in the order of their lengths."""
-    return split if len(split) <= most else split.rows(torch.linspace(0, len(split) - 1, most).round().long())
+    """Return rows of a split, spread evenly over it; texts of like length side by side, to need little padding."""
+    index = torch.linspace(0, len(split) - 1, min(most, len(split))).round().long()
+    if split.texts:
+        index = index[torch.tensor([len(_words(split.texts[row])) for row in index]).argsort(stable=True)]
+    return split.rows(index)
 
 
 def _measure(model: LoadedModel, train: Split, valid: Split, data: TaskData, metric: str) -> dict[str, Any]:
@@ -125,14 +130,14 @@ def _measure(model: LoadedModel, train: Split, valid: Split, data: TaskData, met
     facts = {
         "knn_score": _score(metric, y_valid, _neighbours(x, y, x_valid, data.work)),
         "probe_score": _score(metric, y_valid, _probe(x, y, x_valid, data.work)),
-        "logme": log_evidence(x, y) if data.work == REGRESSION else _logme_of_classes(x, y),
+        "logme": log_evidence(x, y[:, None] if data.work == REGRESSION else y[:, None] == np.unique(y)),
     }
     if data.work != REGRESSION:
         facts["label_noise"] = doubtful(x, y)
     if data.work == TAGGING:
         most_frequent = np.full(len(y_valid), np.bincount(y).argmax())
         facts["chance_token_score"] = _score(metric, y_valid, most_frequent)
-    return {name: float(value) for name, value in facts.items()}
+    return {name: float(value) for name, value in facts.items() if math.isfinite(value)}
 
 
 def _score(metric: str, true: np.ndarray, predicted: np.ndarray) -> float:
@@ -201,30 +206,32 @@ def doubtful(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean((winner != y) & (backing >= CLEARLY)))
 
 
-def _logme_of_classes(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the mean over classes of the evidence for "this class or another", as LogME takes it."""
-    return float(np.mean([log_evidence(x, (y == label).astype(float)) for label in np.unique(y)]))
-
-
-def log_evidence(x: np.ndarray, y: np.ndarray, rounds: int = 200) -> float:
-    """Return LogME: the log evidence per row of a Bayesian linear model from features ``x`` to numbers ``y``.
+def log_evidence(x: np.ndarray, targets: np.ndarray, rounds: int = 200) -> float:
+    """Return LogME: the log evidence per row of a Bayesian linear model from features to targets, their mean.
 
     Weights have the precision alpha, noise beta; both are found by the fixed-point iteration of You et al. 2021
     (arXiv 2102.11005, algorithm 1).
+
+    Args:
+        x: Features ``(rows, width)``.
+        targets: Numbers ``(rows, n)``; of classes, whether a row is of each.
+        rounds: Of the iteration, at most.
     """
-    n = len(x)
     u, s, _ = np.linalg.svd(x, full_matrices=False)
-    z, squares = u.T @ y, s**2
-    beside = max(0.0, float(y @ y - z @ z))  # the part of y that no weights reach
-    ratio = 1.0  # alpha / beta
-    alpha = beta = 1.0
+    return float(np.mean([_evidence(s**2, u.T @ y, float(y @ y), len(x), rounds) for y in targets.T.astype(float)]))
+
+
+def _evidence(squares: np.ndarray, z: np.ndarray, length: float, n: int, rounds: int) -> float:
+    """Return the evidence of one target, given in the basis of the singular vectors, of which these are the squares."""
+    beside = max(0.0, length - float(z @ z))  # the part of the target that no weights reach
+    ratio = alpha = beta = 1.0  # ratio is alpha / beta
     for _ in range(rounds):
         gamma = float((squares / (squares + ratio)).sum())
         weights = float((squares * z**2 / (squares + ratio) ** 2).sum())
         residual = float((ratio**2 * z**2 / (squares + ratio) ** 2).sum()) + beside
-        alpha, beta = gamma / max(weights, 1e-12), (n - gamma) / max(residual, 1e-12)
+        alpha, beta = max(gamma, TINY) / max(weights, TINY), max(n - gamma, TINY) / max(residual, TINY)
         before, ratio = ratio, alpha / beta
         if abs(ratio - before) <= 1e-6 * before:
             break
-    spread = np.log(alpha + beta * squares).sum() - len(s) * np.log(alpha)
-    return float(n * np.log(beta) - spread - beta * residual - alpha * weights - n * np.log(2 * np.pi)) / (2 * n)
+    spread = float(np.log1p(squares / ratio).sum())
+    return (n * math.log(beta) - spread - beta * residual - alpha * weights - n * math.log(2 * math.pi)) / (2 * n)

@@ -35,7 +35,20 @@ def test_the_evidence_is_the_greatest_that_any_precisions_give(rows: int, width:
         return -multivariate_normal(np.zeros(rows), np.eye(rows) / beta + x @ x.T / alpha).logpdf(y) / rows
 
     slow = min(minimize(negative, start, method="Nelder-Mead").fun for start in ([0.0, 0.0], [2.0, -1.0]))
-    assert facts.log_evidence(x, y) == pytest.approx(-slow, abs=2e-4)
+    assert facts.log_evidence(x, y[:, None]) == pytest.approx(-slow, abs=2e-4)
+
+
+def test_features_that_say_nothing_are_facts_too() -> None:
+    model = small.model("mlp", [0])
+    with torch.no_grad():
+        for p in model.network.parameters():
+            p.zero_()
+    found = facts.feature_facts(model, small.data(), "accuracy")
+    assert max(found["knn_score"], found["probe_score"]) < 0.2
+    json.dumps(found, allow_nan=False)
+    with torch.no_grad():
+        model.network.get_parameter("blocks.0.0.weight").fill_(torch.nan)
+    assert facts.feature_facts(model, small.data(), "accuracy") == {}
 
 
 def test_doubtful_labels_are_about_the_wrong_ones() -> None:
