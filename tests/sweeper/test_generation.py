@@ -36,7 +36,7 @@ pytest.importorskip("emoji")
 # Model -> strategies that make no sense on it.
 LEFT_OUT: dict[str, set[str]] = {"tiny_gpt": set(), "tiny_t5": {"bitfit"}}
 # Where the members share an embedding of relative positions, what trains it trains singly.
-NO_PACK = {("tiny_t5", "full"), ("tiny_t5", "probe_then_full")}
+NO_PACK = {("tiny_t5", strategy) for strategy in ("full", "probe_then_full", "gradual_unfreeze")}
 SMALL = {"width": 16, "layers": 2}
 # In every run; the others with the slow tests.
 OFTEN = {"full", "feature_extraction", "lora", "adapter", "prompt_tuning", "p_tuning", "prefix_tuning"}
