@@ -8,6 +8,7 @@ from sweeper.tasks.digits import DIGIT_TASKS
 from sweeper.tasks.entities import Entities
 from sweeper.tasks.newsgroups import Newsgroups, NewsgroupVectors
 from sweeper.tasks.numbers import Diabetes, ProductPrices
+from sweeper.tasks.parts_of_speech import PartsOfSpeech
 from sweeper.tasks.texts import FilmReviews
 
 _SHIPPED: tuple[Task, ...] = (
@@ -18,6 +19,7 @@ _SHIPPED: tuple[Task, ...] = (
     Diabetes(),
     ProductPrices(),
     Entities(),
+    PartsOfSpeech(),
 )
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")
