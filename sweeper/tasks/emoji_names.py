@@ -18,10 +18,9 @@ from sweeper.tasks.base import Split, TaskData, stratified
 from sweeper.work import GENERATION
 
 FIELDS = "fields"
-LANGUAGES = {"en": "English", "es": "Spanish", "pt": "Portuguese", "fr": "French", "it": "Italian", "de": "German"}
-TOLD = {**LANGUAGES, FIELDS: "Characters"}  # what a prompt asks for
+LANGUAGES = {"en": "English", "es": "Spanish", "pt": "Portuguese", "it": "Italian", "de": "German"}
 LONGEST = 64  # bytes of a prompt or an answer: padding costs what text costs
-NAMES_SHA256 = "63a05d726ab066a94435784b6ff86441c693953a3e4694ec52001f807f790c33"
+NAMES_SHA256 = "5c16c5ede70edbb71997494b5ede8f8c6b41dfa47c05f3baba82b3e35c9b0f33"
 LATEST = 14  # version of Unicode: what Python 3.11 has the characters' own names of
 
 TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
@@ -36,7 +35,7 @@ class Emoji:
 
     Attributes:
         names: Language -> what people call it; ``FIELDS`` -> Unicode's names of the characters that it is made of.
-        group: Of the same one in women's, men's and neutral form.
+        group: The same for all skin tones of one, and its forms for women, men and both.
         kind: 1 for flags, 2 for what has skin tones, else 0.
     """
 
@@ -46,12 +45,12 @@ class Emoji:
 
     def row(self, read: str, to: str) -> tuple[str, str]:
         """Return a prompt, as one name, and its answer, another."""
-        return f"{TOLD[to]}: {self.names[read]}", self.names[to]
+        return f"{LANGUAGES[to]}: {self.names[read]}", self.names[to]
 
 
 @lru_cache(maxsize=1)
 def emojis() -> tuple[Emoji, ...]:
-    """Return emoji, of those that differ in skin tones alone one: without, or in one of the tones, in turn.
+    """Return all emoji with at most one skin tone, each once.
 
     Raises:
         UnavailableError: the package is missing.
@@ -70,15 +69,15 @@ def emojis() -> tuple[Emoji, ...]:
             if sum(sign in TONES for sign in text) < 2:
                 variants.setdefault(plain, []).append(text)
     found: dict[str, Emoji] = {}
-    for turn, (plain, texts) in enumerate(sorted(variants.items())):
-        text = sorted(texts)[turn % len(texts)]
-        names = {code: emoji.EMOJI_DATA[text][code].strip(":").replace("_", " ") for code in LANGUAGES}
-        fields = [unicodedata.name(sign).lower() for sign in text if sign not in (JOINER, AS_PICTURE)]
-        names[FIELDS] = " | ".join(fields)
+    for plain, texts in sorted(variants.items()):
         parts = [part for part in plain.split(JOINER) if part not in SEXES]
         group = JOINER.join("person" if part in PERSONS else part for part in parts)
-        flag = fields[0].startswith("regional indicator")
-        found.setdefault(names["en"].casefold(), Emoji(names, group, 1 if flag else 2 * (len(texts) > 1)))
+        for text in sorted(texts):
+            names = {code: emoji.EMOJI_DATA[text][code].strip(":").replace("_", " ") for code in LANGUAGES}
+            fields = [unicodedata.name(sign).lower() for sign in text if sign not in (JOINER, AS_PICTURE)]
+            names[FIELDS] = " | ".join(fields)
+            flag = fields[0].startswith("regional indicator")
+            found.setdefault(names["en"].casefold(), Emoji(names, group, 1 if flag else 2 * (len(texts) > 1)))
     digest = hashlib.sha256(repr([*found.values()]).encode()).hexdigest()
     if digest != NAMES_SHA256:
         raise ValueError(f"the package emoji {emoji.__version__} has other names ({digest}): pip install emoji==2.16.0")
@@ -89,7 +88,8 @@ def emojis() -> tuple[Emoji, ...]:
 class EmojiNames:
     """Write one name of an emoji, told another: an instruction with its answer, or fields with a text about them.
 
-    All splits have different emoji, the forms for women, men and both on one side.
+    A group of emoji is in one split alone. Skin tones are kept: their names come back in other splits, beside other
+    emoji, and are what a tiny network can learn from so few rows; what a word that it never saw means, it cannot.
 
     Attributes:
         source: Which names are read and written in the source domain.
@@ -106,7 +106,7 @@ class EmojiNames:
     valid: int = 100
     test: int = 250
     source_test: int = 60
-    pretrain_steps: int = 1000
+    pretrain_steps: int = 700
 
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return "train", "valid" and "test", and "source_train" and "source_test" of other languages."""
@@ -154,13 +154,13 @@ EMOJI_TASKS = (
     EmojiNames(
         "emoji_names",
         "write an emoji's Italian name, told its Spanish one (names inside the package emoji)",
-        source=(("es", "pt"), ("pt", "es"), ("es", "fr"), ("fr", "es"), ("pt", "fr"), ("fr", "pt")),
+        source=(("es", "pt"), ("pt", "es")),
         target=(("es", "it"),),
     ),
     EmojiNames(
         "emoji_fields",
         "write an emoji's German name, told the characters that it is made of (names inside the package emoji)",
-        source=((FIELDS, "en"), ("en", FIELDS), (FIELDS, "es"), (FIELDS, "pt")),
+        source=((FIELDS, "en"),),
         target=((FIELDS, "de"),),
     ),
 )
