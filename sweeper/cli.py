@@ -281,7 +281,7 @@ def ls(form: str) -> None:
     """List grids, strategies, models and tasks."""
     import dataclasses
 
-    from sweeper import models, strategies
+    from sweeper import models, strategies, tasks
     from sweeper.grid import load_grid, shipped_grids
     from sweeper.tasks import TASKS
 
@@ -299,7 +299,8 @@ def ls(form: str) -> None:
         | {f"{name}:METHOD": {"summary": _module_line(make)} for name, make in strategies.FAMILIES.items()},
         "models": {name: {"summary": _module_line(build)} for name, build in models.MODELS.items()}
         | {f"{name}:NAME": {"summary": _module_line(make)} for name, make in models.FAMILIES.items()},
-        "tasks": {t.name: {"summary": t.summary, "metric": t.metric, "n_train": t.n_train} for t in TASKS.values()},
+        "tasks": {t.name: {"summary": t.summary, "metric": t.metric, "n_train": t.n_train} for t in TASKS.values()}
+        | {f"{name}:NAME": {"summary": _module_line(make)} for name, make in tasks.FAMILIES.items()},
     }
     if form == "json":
         _print_json(content)
