@@ -266,6 +266,11 @@ def _has_own_state(module: nn.Module) -> bool:
     return own_buffers and (running or any(True for _ in module.parameters()))
 
 
+def _same_table(module: nn.Embedding, tokens: nn.Module | None) -> bool:
+    """Return whether a table is that of the tokens, or shares its weight as a T5 decoder's does."""
+    return module is tokens or (tokens is not None and getattr(tokens, "weight", None) is module.weight)
+
+
 class CannotPackError(ValueError):
     """These trials cannot train in one pass; each alone can."""
 
@@ -329,7 +334,7 @@ def widen(
         wide = MemberLayerNorm(module, members)
     elif type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats and module.momentum:
         wide = MemberBatchNorm2d(module, members)
-    elif module is tokens and type(module) is nn.Embedding and module.max_norm is None:
+    elif type(module) is nn.Embedding and module.max_norm is None and _same_table(module, tokens):
         wide = MemberEmbedding(module, members)
     elif type(module) is nn.Embedding and members > 1:
         raise CannotPackError("an embedding of something that the members share")

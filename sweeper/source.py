@@ -56,7 +56,8 @@ def source_weights(model: LoadedModel, rows: Split, train: TrainArgs, metric: st
         train_pack(model, [Full()], [train], [rows], [rows], metric)
         # Without the member axis, under the same names: Full wakes every layer in its place.
         trained = {name.replace("copies.0.", ""): value for name, value in model.network.state_dict().items()}
-        weights = {name: value.detach().cpu().reshape(plain[name]).contiguous() for name, value in trained.items()}
+        # Clones, since a table of tokens that is also the head has two names, and a file no shared tensors.
+        weights = {name: value.detach().cpu().reshape(plain[name]).clone() for name, value in trained.items()}
         temporary = folder / f"{key}.{secrets.token_hex(4)}.tmp"
         save_file(weights, temporary)
         temporary.replace(file)

@@ -370,6 +370,7 @@ def tiny_t5(
         **SIGNS,
     )
     hf = seeded(seed, lambda: transformers.T5ForConditionalGeneration(config))
-    with torch.no_grad():  # a head of its own starts with weights of standard deviation 1: far too sure of itself
-        hf.lm_head.weight *= width**-0.5
+    # transformers ties the head to the table of tokens whatever the config says. As a head, those weights of
+    # standard deviation 1 would be far too sure of themselves.
+    hf.lm_head.weight = nn.Parameter(hf.lm_head.weight.detach() * width**-0.5)
     return anatomy(hf, BYTES, name="tiny_t5")

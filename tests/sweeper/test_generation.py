@@ -19,6 +19,7 @@ from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
 from sweeper.models import MODELS, LoadedModel, language
 from sweeper.models.base import NotApplicableError, UnavailableError, seeded
+from sweeper.source import source_weights
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES
 from sweeper.tasks import TASKS, Split, TaskData, find_task
@@ -192,6 +193,28 @@ def test_a_table_that_is_the_head_too_stays_one() -> None:
     assert loaded.embedding is not None
     assert loaded.get(loaded.head).weight is loaded.get(loaded.embedding).weight
     assert loaded.trainable_params(0) == loaded.loaded_params
+
+
+def test_a_source_model_with_a_tied_table_comes_back_from_the_cache() -> None:
+    def build() -> LoadedModel:
+        loaded = language.anatomy(_oracle("t5"), language.BYTES)
+        loaded.work = GENERATION
+        return loaded
+
+    trained, again = build(), build()
+    split = rows(trained)
+    args = TrainArgs(lr=1e-2, batch_size=4, steps=6)
+    again.network.load_state_dict(source_weights(trained, split, args, "inverse_perplexity"))
+    torch.testing.assert_close(again.network(split.x), trained.network(split.x), rtol=1e-3, atol=1e-3)
+    once_more = source_weights(build(), split, args, "inverse_perplexity")
+    assert all(torch.equal(value, again.network.state_dict()[name]) for name, value in once_more.items())
+
+
+@both
+def test_the_tiny_models_have_heads_of_their_own(name: str) -> None:
+    loaded = model(name)
+    assert loaded.embedding is not None
+    assert loaded.get(loaded.head).weight is not loaded.get(loaded.embedding).weight
 
 
 @pytest.mark.parametrize("name", ["emoji_names", "emoji_fields"])
