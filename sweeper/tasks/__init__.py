@@ -5,8 +5,8 @@ from collections.abc import Callable
 from sweeper.registry import find, with_plugins
 from sweeper.tasks import own
 from sweeper.tasks.base import Split, Task, TaskData
+from sweeper.tasks.dates import DATE_TASKS
 from sweeper.tasks.digits import DIGIT_TASKS
-from sweeper.tasks.emoji_names import EMOJI_TASKS
 from sweeper.tasks.entities import Entities
 from sweeper.tasks.images import IMAGE_TASKS
 from sweeper.tasks.newsgroups import Newsgroups, NewsgroupVectors
@@ -23,7 +23,7 @@ _SHIPPED: tuple[Task, ...] = (
     Diabetes(),
     ProductPrices(),
     Entities(),
-    *EMOJI_TASKS,
+    *DATE_TASKS,
     PartsOfSpeech(),
 )
 

@@ -23,7 +23,7 @@ from sweeper.source import source_weights
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES
 from sweeper.tasks import TASKS, Split, TaskData, find_task
-from sweeper.tasks.emoji_names import FIELDS, Emoji, EmojiNames, emojis
+from sweeper.tasks.dates import Dates
 from sweeper.train import predict, train_pack
 from sweeper.trial import run_pack
 from sweeper.work import GENERATION, IGNORED
@@ -32,7 +32,7 @@ from tests import small
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("rouge_score")
 pytest.importorskip("sacrebleu")
-pytest.importorskip("emoji")
+pytest.importorskip("babel")
 
 # Model -> strategies that make no sense on it.
 LEFT_OUT: dict[str, set[str]] = {"tiny_gpt": set(), "tiny_t5": {"bitfit"}}
@@ -63,7 +63,7 @@ def rows(loaded: LoadedModel, split: str = "train", n: int = 12) -> Split:
     return _data().encoded(loaded.encode).splits[split].rows(torch.arange(n))
 
 
-def _data(name: str = "emoji_fields") -> TaskData:
+def _data(name: str = "dates") -> TaskData:
     return find_task(name).load(0, 20)
 
 
@@ -219,29 +219,39 @@ def test_the_tiny_models_have_heads_of_their_own(name: str) -> None:
     assert loaded.get(loaded.head).weight is not loaded.get(loaded.embedding).weight
 
 
-@pytest.mark.parametrize("name", ["emoji_names", "emoji_fields"])
-def test_no_emoji_is_in_two_splits_nor_its_form_for_another_sex_or_skin(name: str) -> None:
-    groups = {pair: emoji.group for emoji in emojis() for pair in _pairs(emoji)}
-    assert len({emoji.names["en"] for emoji in emojis()}) == len(emojis())
-    seen: dict[str, str] = {}
-    domains = {"train": "train", "valid": "valid", "test": "test", "source_train": "source", "source_test": "other"}
-    for split, rows in find_task(name).load(1, 200).splits.items():
-        for pair in rows.texts:
-            assert seen.setdefault(groups[pair], domains[split]) == domains[split]
+@pytest.mark.parametrize("name", ["dates", "date_translation"])
+def test_no_day_is_in_two_splits(name: str) -> None:
+    splits = find_task(name).load(1, 100).splits
+    # The source is written in other languages: days are compared by what is read.
+    days = [
+        prompt.rpartition(": " if name == "date_translation" else "date: ")[2]
+        for split in splits.values()
+        for prompt, _ in split.texts
+    ]
+    assert len(set(days)) == len(days) == 100 + 100 + 250 + 2000 + 100
 
 
-def _pairs(emoji: Emoji) -> list[tuple[str, str]]:
-    return [emoji.row(read, to) for read in emoji.names for to in emoji.names if FIELDS != to != read]
+def test_dates_are_written_as_people_write_them() -> None:
+    pairs = {pair for split in find_task("dates").load(0, 1000).splits.values() for pair in split.texts}
+    calendar = {"Montag": "1", "Dienstag": "2", "Mittwoch": "3", "Donnerstag": "4", "Freitag": "5"}
+    german = [pair for pair in pairs if "German" in pair[0] and pair[1].split(",")[0] in calendar]
+    assert len(german) > 500
+    for prompt, answer in german:
+        weekday, day, month, year = answer.replace(",", "").replace(".", "").split()
+        assert prompt.endswith(f"-{int(day):02d} | weekday: {calendar[weekday]}"), (prompt, answer)
+        assert f"date: {year}-" in prompt
+        if month in ("Januar", "Dezember"):
+            assert f"-{'01' if month == 'Januar' else '12'}-" in prompt
 
 
 def test_a_row_holds_every_score_and_samples_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "smaller_gpt", partial(language.tiny_gpt, width=16, layers=1))
-    task = find_task("emoji_fields")
-    assert isinstance(task, EmojiNames)
+    task = find_task("dates")
+    assert isinstance(task, Dates)
     monkeypatch.setitem(TASKS, task.name, replace(task, pretrain_steps=12))
     monkeypatch.setattr(generation, "MOST_ROWS", 6)
     args = [TrainArgs(lr=lr, steps=6, batch_size=4) for lr in (1e-3, 1e-2)]
-    specs = [TrialSpec("smaller_gpt", "emoji_fields", 20, "lora", small.spec("lora").hparams, one, 0) for one in args]
+    specs = [TrialSpec("smaller_gpt", "dates", 20, "lora", small.spec("lora").hparams, one, 0) for one in args]
     rows = run_pack(specs, {})
     for row in rows:
         assert row.status is Status.COMPLETE, row.error
