@@ -16,29 +16,36 @@ sweeper adapters load FOLDER
 ```"""
 IN_PEFT = """```python
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import {auto}
 
-base = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={classes})
+base = {auto}.from_pretrained({base!r}{classes})
 model = PeftModel.from_pretrained(base, "FOLDER")
 ```"""
 IN_TRANSFORMERS = """```python
-from transformers import AutoModelForSequenceClassification
+from transformers import {auto}
 
-model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
+model = {auto}.from_pretrained("FOLDER")
 ```"""
+# peft's task type -> the class of transformers.
+AUTO = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+}
 
 
-def card(facts: Facts, tensors: Mapping[str, Tensor], config: Mapping[str, Any], is_transformers: bool = False) -> str:
+def card(facts: Facts, tensors: Mapping[str, Tensor], config: Mapping[str, Any], task_type: str = "") -> str:
     """Return the card as Markdown.
 
     Args:
         facts: About the adapter.
         tensors: Those of the folder.
         config: Its configuration, where that is peft's.
-        is_transformers: Whether the folder holds a whole network of transformers.
+        task_type: What a network of transformers does, where the folder holds a whole one: peft's name for it.
     """
     head: dict[str, Any] = {"library_name": "peft" if facts.layout == "peft" else "transformers"}
-    if facts.layout == "parameters" or (facts.layout == "model" and not is_transformers):
+    if facts.layout == "parameters" or (facts.layout == "model" and not task_type):
         head = {"library_name": "sweeper-advisor"}
     if config.get("base_model_name_or_path") and not Path(config["base_model_name_or_path"]).exists():
         head["base_model"] = config["base_model_name_or_path"]
@@ -56,11 +63,12 @@ def card(facts: Facts, tensors: Mapping[str, Tensor], config: Mapping[str, Any],
     lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in table.items()), ""]
     lines += ["## Use", "", "Here, scored on the test rows of its task:", "", IN_SWEEPER, ""]
     if facts.layout == "peft":
-        classes = next((len(t) for n, t in tensors.items() if n.endswith(("classifier.weight", "score.weight"))), "N")
+        heads = [len(t) for name, t in tensors.items() if name.endswith(("classifier.weight", "score.weight"))]
+        classes = f", num_labels={heads[0]}" if heads else ""
         base = config.get("base_model_name_or_path") or "BASE"
-        lines += ["In peft:", "", IN_PEFT.format(base=base, classes=classes), ""]
-    elif is_transformers:
-        lines += ["In transformers:", "", IN_TRANSFORMERS, ""]
+        lines += ["In peft:", "", IN_PEFT.format(auto=AUTO[config["task_type"]], base=base, classes=classes), ""]
+    elif task_type:
+        lines += ["In transformers:", "", IN_TRANSFORMERS.format(auto=AUTO[task_type]), ""]
     return "\n".join(lines)
 
 

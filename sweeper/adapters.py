@@ -62,7 +62,7 @@ def save_adapter(
     if everything:
         plain = alone.merged(0)
         assert plain is not None
-        save_model(folder, plain, facts, overwrite)
+        save_model(folder, plain, facts, peft_layout.task_type(base), overwrite)
         return
     facts = replace(facts, layout="peft" if config else "parameters")
     if not config:
@@ -73,7 +73,7 @@ def save_adapter(
         (temporary / CARD).write_text(card(facts, tensors, config), encoding="utf-8")
 
 
-def save_model(folder: Path, plain: nn.Module, facts: Facts, overwrite: bool = False) -> None:
+def save_model(folder: Path, plain: nn.Module, facts: Facts, task_type: str, overwrite: bool = False) -> None:
     """Write a whole network in plain layers; what transformers built, it loads by ``from_pretrained``."""
     facts = replace(facts, layout="model")
     tensors = {name: value.T if turned else value for name, value, turned in _plain(plain)}
@@ -84,7 +84,7 @@ def save_model(folder: Path, plain: nn.Module, facts: Facts, overwrite: bool = F
             config = copy.deepcopy(hf.config)
             config.architectures = [type(hf).__name__]
             config.to_json_file(temporary / "config.json")
-        (temporary / CARD).write_text(card(facts, tensors, {}, hf is not None), encoding="utf-8")
+        (temporary / CARD).write_text(card(facts, tensors, {}, task_type), encoding="utf-8")
 
 
 def _structure(strategy: Strategy, model: LoadedModel) -> tuple[LoadedModel, dict[str, Tensor]]:
@@ -308,7 +308,7 @@ def merge(folder: Path, base: LoadedModel, target: Path, name: str = "this model
             f"({', '.join(kinds)}); load it beside the base instead"
         )
     facts = facts or Facts("peft", {}, name, fingerprint(base), base.head_is_fresh)
-    save_model(target, plain, facts, overwrite)
+    save_model(target, plain, facts, peft_layout.task_type(base), overwrite)
 
 
 class Keeper:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from sweeper.models.base import LoadedModel
-from sweeper.peft_layout import HEADS, Slot, saved_modules, slots
+from sweeper.peft_layout import Slot, heads_of, saved_modules, slots, task_type
 from sweeper.strategies.base import Strategy
 from sweeper.strategies.ia3 import IA3
 from sweeper.strategies.lora import SCALINGS, Lora
@@ -67,9 +67,11 @@ def adapted(
     kind = _check(config, where)
     if getattr(base.network, "hf", None) is None:
         raise ValueError(f"{where} is peft's, and this model is none of transformers")
+    if config.get("task_type") not in (None, task_type(base)):
+        raise ValueError(f"{where}: task_type {config['task_type']!r} is not {task_type(base)}")
     model = base.beside()
     hf: Any = model.network.hf
-    heads = saved_modules(hf, [*_names(config, "modules_to_save", where, optional=True), *HEADS])
+    heads = saved_modules(hf, [*_names(config, "modules_to_save", where, optional=True), *heads_of(model)])
     _wake_only(model, heads, where)
     if kind in PROMPTS:
         strategy, paths = _virtual(kind, config, model, where, shapes), []
@@ -98,8 +100,6 @@ def _check(config: Mapping[str, Any], where: str) -> str:
     if not isinstance(kind, str) or kind not in READ:
         known = ", ".join(READ)
         raise ValueError(f"{where}: peft_type {kind!r} is none that is read here ({known}); peft itself may load it")
-    if config.get("task_type") not in (None, "SEQ_CLS"):
-        raise ValueError(f"{where}: task_type {config['task_type']!r} is not SEQ_CLS")
     for key, value in config.items():
         if key not in (*READ[kind], *IDLE) and value not in OFF:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Our tensors under peft's names, in both directions, and our methods as its configurations; peft is not needed.
 
-For classifiers of transformers, and the methods that both have: LoRA (with rsLoRA, DoRA, and PiSSA as plain
+For models of transformers, and the methods that both have: LoRA (with rsLoRA, DoRA, and PiSSA as plain
 LoRA of twice the rank), IA3, prompt tuning, P-tuning, prefix tuning and norm tuning. A folder in this layout
 loads with ``PeftModel.from_pretrained``; `sweeper.peft_config` reads those that stock peft wrote.
 """
@@ -24,9 +24,22 @@ from sweeper.strategies.norm_tuning import NormTuned
 from sweeper.strategies.p_tuning import PromptEncoder
 from sweeper.strategies.prefix_tuning import Prefix
 from sweeper.strategies.prompt_tuning import Prompted
+from sweeper.work import GENERATION, TAGGING
 
-# What peft takes for the head of a classifier of sequences, whatever a configuration says.
-HEADS = ("classifier", "score")
+
+def task_type(model: LoadedModel) -> str:
+    """Return peft's name for what a model of transformers does; it is empty for any other model."""
+    hf: Any = getattr(model.network, "hf", None)
+    if hf is None:
+        return ""
+    if model.work == GENERATION:
+        return "SEQ_2_SEQ_LM" if hf.config.is_encoder_decoder else "CAUSAL_LM"
+    return "TOKEN_CLS" if model.work == TAGGING else "SEQ_CLS"
+
+
+def heads_of(model: LoadedModel) -> tuple[str, ...]:
+    """Return what peft takes for a classifier's head, whatever a configuration says; a language model has none."""
+    return () if model.work == GENERATION else ("classifier", "score")
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,9 @@ def export(model: LoadedModel, strategy: Strategy, kept: Sequence[Tensor]) -> tu
     fresh = [path.removeprefix("hf.") for path in own]
     head = fresh[0].split(".")[0]
     saved = [head, *(path for path in fresh[1:] if path.split(".")[0] != head)]
-    heads = saved_modules(hf, [*saved, *HEADS])
+    if model.work == GENERATION and not model.head_is_fresh:
+        saved = []  # the head is the base's own, and stays
+    heads = saved_modules(hf, [*saved, *heads_of(model)])
     kind, config = _config(model, strategy)
     inside = {id(p) for path in heads for p in hf.get_submodule(path).parameters()}
     added = {id(tensor) for addition in model.switches for tensor in _tensors(addition)}
@@ -147,10 +162,10 @@ def export(model: LoadedModel, strategy: Strategy, kept: Sequence[Tensor]) -> tu
         return {}, {}
     common = {
         "peft_type": kind,
-        "task_type": "SEQ_CLS",
+        "task_type": task_type(model),
         "base_model_name_or_path": getattr(hf, "name_or_path", "") or None,
         "inference_mode": True,
-        "modules_to_save": saved,
+        "modules_to_save": saved or None,
     }
     return {**common, **config}, {name: slot.get() for name, slot in slots(model, heads).items()}
 
