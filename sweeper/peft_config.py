@@ -157,7 +157,7 @@ def _virtual(
         raise ValueError(
             f"{where}: num_virtual_tokens {str(tokens)[:20]} is not the number of rows of prompt_embeddings"
         )
-    if model.network.is_encoder_decoder:
+    if task_type(model) == "SEQ_2_SEQ_LM" or getattr(model.network, "is_encoder_decoder", False):
         raise ValueError(f"{where}: virtual tokens of peft are not read for encoder-decoders")
     if kind != "PREFIX_TUNING":
         return PromptTuning(tokens)  # type: ignore[arg-type]  # it checks

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from sweeper.adapter_facts import facts_of
 from sweeper.adapters import load_adapter, save_adapter
+from sweeper.models import language
 from sweeper.models.base import LoadedModel
 from sweeper.models.huggingface import anatomy
 from sweeper.strategies import STRATEGIES, Strategy
 from sweeper.torchvision_ops import declare_missing_ops
+from sweeper.work import GENERATION, TAGGING
 from tests.families import END, PAD, classifier
 
 CLASSES = 3
@@ -120,6 +122,58 @@ def test_a_folder_from_here_loads_in_peft_and_here(
                 torch.testing.assert_close(ours.logits(ids)[0], wanted, rtol=0, atol=1e-5)
             torch.testing.assert_close(logits(theirs, ids), wanted, rtol=0, atol=1e-5)
             assert not torch.allclose(wanted, logits(hf, ids), atol=1e-2)
+
+
+WRITERS = [("tiny_gpt", method) for method in ("lora", "ia3", "norm_tuning", *sorted(PROMPTS & {*OURS}))]
+
+
+@pytest.mark.parametrize(("name", "method"), [*WRITERS, ("tiny_t5", "lora"), ("tagger", "lora"), ("tagger", "ia3")])
+def test_a_writer_or_tagger_from_here_loads_in_peft_and_here(peft: Any, name: str, method: str, tmp_path: Path) -> None:
+    import transformers
+
+    def build() -> LoadedModel:
+        if name == "tagger":
+            sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+            torch.manual_seed(0)
+            config = transformers.BertConfig(**sizes, vocab_size=32, num_labels=CLASSES)
+            model = loaded(transformers.BertForTokenClassification(config))
+            model.work = TAGGING
+            return model
+        model = getattr(language, name)((), 0, 0, GENERATION, width=16, layers=2)
+        model.work = GENERATION
+        return model
+
+    base, pack = build(), build()
+    hf: Any = copy.deepcopy(base.network.hf)
+    chosen = strategies(method, pack, 1)
+    next(chosen[0].adapt(pack, chosen))
+    scramble(pack)
+    pack.network.eval()
+    save_adapter(tmp_path / "it", base, pack, 0, facts_of(base, name, chosen[0]))
+    config = json.loads((tmp_path / "it" / "adapter_config.json").read_text())
+    wanted_type, auto = {
+        "tiny_gpt": ("CAUSAL_LM", "CausalLM"),
+        "tiny_t5": ("SEQ_2_SEQ_LM", "Seq2SeqLM"),
+        "tagger": ("TOKEN_CLS", "TokenClassification"),
+    }[name]
+    assert config["task_type"] == wanted_type
+    assert f"AutoModelFor{auto}.from_pretrained" in (tmp_path / "it" / "README.md").read_text()
+    ids = texts("bert")[0]
+    theirs: Any = peft.PeftModel.from_pretrained(hf, tmp_path / "it").eval()
+    ours = load_adapter(tmp_path / "it", base)
+    with torch.no_grad():
+        if name == "tiny_t5":
+            encoded = torch.cat(
+                [ids, ids.new_full((len(ids), language.MAX_PROMPT - ids.shape[1]), language.PAD), ids], 1
+            )
+            found = theirs(input_ids=ids, decoder_input_ids=ids).logits
+        else:
+            mask = (ids != base.network.hf.config.pad_token_id).long()  # type: ignore[union-attr]
+            encoded, found = ids, theirs(input_ids=ids, attention_mask=mask).logits
+        wanted = pack.logits(encoded)[0]
+        torch.testing.assert_close(ours.logits(encoded)[0], wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found[:, -wanted.shape[1] :], wanted, rtol=0, atol=1e-5)
+        assert not torch.allclose(wanted, base.network(encoded), atol=1e-2)
 
 
 def configs(peft: Any, family: str) -> dict[str, Any]:
