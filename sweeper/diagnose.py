@@ -81,7 +81,7 @@ FEWEST_LABELS = 8
 FELL = 0.9
 
 # Scores that are shares of rows, or nearly so, and so vary as a binomial share does.
-SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "entity_f1")
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "entity_f1", "token_accuracy")
 
 
 def diagnose(row: TrialResult) -> list[str]:
@@ -111,7 +111,7 @@ def standard_error(score: float, rows: int, metric: str) -> float | None:
     """Return by how much a score on so many rows varies with the rows; ``None`` where that cannot be told.
 
     Shares: binomial, with two rows added of either outcome, so that 0 and 1 have an error too (Agresti and
-    Coull 1998). R2: Olkin and Finn 1995.
+    Coull 1998). R2: Olkin and Finn 1995. The inverse of a perplexity: from the spread of losses.
     """
     if rows < 1:
         return None
@@ -121,6 +121,9 @@ def standard_error(score: float, rows: int, metric: str) -> float | None:
     if metric == "r2":
         explained = min(1.0, max(score, 1 / rows))
         return 2 * math.sqrt(explained) * (1 - explained) / math.sqrt(rows)
+    if metric == "inverse_perplexity" and 0 < score < 1:
+        # exp(-loss), by the delta method; losses of rows spread twice as widely as their mean (`LOSS_NOISE`).
+        return score * 2 * -math.log(score) / math.sqrt(rows)
     return None
 
 

@@ -85,6 +85,10 @@ def test_standard_errors_are_what_resampling_gives() -> None:
     y = x * math.sqrt(0.6) + rng.normal(size=x.shape) * math.sqrt(0.4)
     r2 = np.array([np.corrcoef(a, b)[0, 1] ** 2 for a, b in zip(x, y, strict=True)])
     assert standard_error(0.6, 200, "r2") == pytest.approx(r2.std(), rel=0.05)
+    # A gamma of shape 1/4 spreads twice as widely as its mean is large.
+    losses = rng.gamma(1 / 4, 4 * 0.5, (5_000, 200)).mean(1)
+    assert standard_error(math.exp(-0.5), 200, "inverse_perplexity") == pytest.approx(np.exp(-losses).std(), rel=0.1)
+    assert standard_error(0.0, 200, "inverse_perplexity") is None
 
 
 def test_few_of_the_shipped_trials_raise_an_alarm_that_they_should_not() -> None:
