@@ -296,11 +296,11 @@ def ls(form: str) -> None:
             }
             for name, s in strategies.STRATEGIES.items()
         }
-        | {f"{name}:METHOD": {"summary": _module_line(make)} for name, make in strategies.FAMILIES.items()},
-        "models": {name: {"summary": _module_line(build)} for name, build in models.MODELS.items()}
-        | {f"{name}:NAME": {"summary": _module_line(make)} for name, make in models.FAMILIES.items()},
+        | {f"{name}:METHOD": {"summary": _line(make)} for name, make in strategies.FAMILIES.items()},
+        "models": {name: {"summary": _line(build)} for name, build in models.MODELS.items()}
+        | {f"{name}:NAME": {"summary": _line(make)} for name, make in models.FAMILIES.items()},
         "tasks": {t.name: {"summary": t.summary, "metric": t.metric, "n_train": t.n_train} for t in TASKS.values()}
-        | {f"{name}:NAME": {"summary": _module_line(make)} for name, make in tasks.FAMILIES.items()},
+        | {f"{name}:NAME": {"summary": _line(make)} for name, make in tasks.FAMILIES.items()},
     }
     if form == "json":
         _print_json(content)
@@ -315,9 +315,10 @@ def ls(form: str) -> None:
             click.echo(f"  {name:20} {text}{extra}")
 
 
-def _module_line(thing: Any) -> str:
-    """Return the first line of the docstring of the module that something is from."""
-    return _first_line(sys.modules[thing.__module__].__doc__)
+def _line(builder: Any) -> str:
+    """Return what a function returns, as the first line of its docstring has it."""
+    text = _first_line(builder.__doc__).removeprefix("Return ")
+    return text[:1].upper() + text[1:]
 
 
 def _first_line(text: str | None) -> str:

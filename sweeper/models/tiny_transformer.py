@@ -103,7 +103,7 @@ def build(
     layers: int = LAYERS,
     vocabulary: int = VOCABULARY,
 ) -> LoadedModel:
-    """Return a tiny transformer with random weights, for token ids ``(tokens,)`` or images ``(1, h, w)``."""
+    """Return a tiny transformer encoder on token ids or the pixels of a small image, random weights."""
     check_work("tiny_transformer", work, CLASSIFICATION, REGRESSION)
     if len(input_shape) not in (1, 3) or (len(input_shape) == 3 and input_shape[0] != 1):
         raise NotApplicableError(

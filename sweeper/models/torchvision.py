@@ -58,7 +58,7 @@ class OnImages(nn.Module):
 
 
 def find(rest: str) -> ModelBuilder:
-    """Return the builder for what stands after ``torchvision:`` in a model's name.
+    """Return any classification network of torchvision, with its ImageNet weights or random ones.
 
     Raises:
         ValueError: torchvision has no such network, or no such weights of it.

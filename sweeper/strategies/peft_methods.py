@@ -51,7 +51,7 @@ def import_peft() -> Any:
 
 
 def method(name: str) -> type[Strategy]:
-    """Return the strategy ``peft:NAME``: its hyperparameters are the fields of peft's own configuration.
+    """Return a method of the installed package peft, by its own configuration's fields.
 
     Without the package the strategy is there, and says what is missing where it is to adapt a model: a grid
     then leaves it out with that reason.

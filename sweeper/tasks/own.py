@@ -65,7 +65,7 @@ class OwnTask:
 
 
 def find(rest: str) -> OwnTask:
-    """Return the task of a prepared file.
+    """Return a file of yours that `sweeper data check` has prepared.
 
     Raises:
         UnavailableError: the file is not on this machine.
