@@ -117,6 +117,8 @@ def own_data(asked: Asked, models: Sequence[str] = (), steps: int | None = None)
         train = defaults(prepared, model)
         rates = "each strategy's own rates" if train["lr"] == "space" else "rates " + ", ".join(map(str, train["lr"]))
         notes.append(f"  {model}: {steps or train['steps']} steps of {train['batch_size']} rows, {rates}")
+        if model in FROM_SCRATCH:
+            notes.append(f"  {model}: its weights are random here, so what a strategy leaves frozen knows nothing yet")
     return OwnData(prepared, tuple(models), steps, tuple(notes))
 
 
