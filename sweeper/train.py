@@ -18,8 +18,9 @@ from torch.nn import Parameter
 from sweeper.flops import FlopCounter
 from sweeper.members import member_of
 from sweeper.metrics import METRICS
-from sweeper.models.base import LoadedModel, generators
+from sweeper.models.base import LoadedModel, Replays, generators
 from sweeper.optim import MemberAdamW
+from sweeper.prefix import find_prefix
 from sweeper.spec import TrainArgs
 from sweeper.strategies.base import Stage, Strategy, check_needs
 from sweeper.tasks.base import Split
@@ -69,6 +70,9 @@ class Draws:
     ) -> None:
         self.splits, self.batch_size, self.seeds, self.device = splits, batch_size, seeds, device
         self.orders: dict[tuple[str, float], list[Iterator[Tensor]]] = {}
+        self.prefix: Replays | None = None
+        self.to_come = 0
+        """How many rows all members will still get: what the activations of a split are worth."""
         self.rows = 0
         """How many rows a member has got."""
 
@@ -78,10 +82,15 @@ class Draws:
         if (split, share) not in self.orders:
             self.orders[split, share] = self._streams(split, share)
         picks = [next(order) for order in self.orders[split, share]]
-        x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)])
+        x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)]).to(self.device)
         y = torch.stack([rows.y[pick] for rows, pick in zip(own, picks, strict=True)])
+        if self.prefix is not None and self.to_come >= len(own[0]):
+            kept = [self.prefix.of(rows) for rows in own]
+            parts = [rows[pick] for rows, pick in zip(kept, picks, strict=True) if rows is not None]
+            if len(parts) == len(kept):
+                self.prefix.remember(x, torch.cat(parts).to(self.device))
         self.rows += len(picks[0])
-        return x.to(self.device), y.to(self.device)
+        return x, y.to(self.device)
 
     def _streams(self, split: str, share: float) -> list[Iterator[Tensor]]:
         # Seeds of their own for all but the ordinary stream, whose numbers stored trials depend on.
@@ -148,14 +157,18 @@ def predict(model: LoadedModel, splits: Sequence[Split]) -> list[Predicted]:
     # A language model puts out its whole vocabulary for each token.
     rows = max(1, EVAL_ROWS // (16 if model.work == GENERATION else 1) // len(splits))
     parts = []
+    activations = [] if model.prefix is None else [model.prefix.of(split) for split in splits]
     # Scored rows must not enter running statistics, nor be dropped out.
     training = [module for module in model.network.modules() if module.training]
     model.network.eval()
     with torch.inference_mode():
         for start in range(0, len(splits[0]), rows):
-            x = torch.cat([split.x[start : start + rows] for split in splits])
+            x = torch.cat([split.x[start : start + rows] for split in splits]).to(device)
             y = torch.stack([split.y[start : start + rows] for split in splits])
-            parts.append(work.keep(model.logits(x.to(device)), y.to(device)).cpu())
+            some = [own[start : start + rows] for own in activations if own is not None]
+            if model.prefix is not None and len(some) == len(splits):
+                model.prefix.remember(x, torch.cat(some).to(device))
+            parts.append(work.keep(model.logits(x), y.to(device)).cpu())
     for module in training:
         module.training = True
     kept = torch.cat(parts, dim=1)
@@ -243,6 +256,7 @@ def train_pack(
         check_needs(strategies[0].name, stage, splits)
         model.network.to(device)
         optimizer = optimizer_for(model, stage, trains)
+        model.prefix = draw.prefix = None
         ever_trained.update({id(p): p for p in model.trainable().values()})
         shares += stage.share
         durations.append([])
@@ -259,6 +273,8 @@ def train_pack(
             durations[-1].append(time.perf_counter() - started)
             if len(durations[-1]) == 1:
                 flops_per_row = counter.get_total_flops() / (draw.rows - drawn)
+                draw.to_come = train.steps * train.batch_size * len(trains)
+                model.prefix = draw.prefix = find_prefix(model, train_splits)
             step += 1
             if step in points:
                 seconds = _seconds(durations) / len(trained)

@@ -225,7 +225,8 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
     base_flops = _row_flops(model, data)
     facts = task_facts(model, data, metric)
     starts = has_source or not model.head_is_fresh  # as something that already does the task, well or badly
-    untouched = _scores("untouched_", metric, model, data, members) if starts else [{}] * members
+    # Before training, and with all additions off, the members are one and the same.
+    untouched = _scores("untouched_", metric, model.beside(), data) * members if starts else [{}] * members
 
     memory = PeakMemory(device)
     trained = train_pack(
@@ -239,11 +240,12 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
     )
     peak = memory.peak_bytes()
 
-    after = _scores("", metric, model, data, members)
+    after = _scores("", metric, model, data)
+    model.prefix = None
     off: list[dict[str, Any]] = [{}] * members
     if starts and model.can_switch_off:
         model.switch(False)
-        off = _scores("off_", metric, model, data, members)
+        off = _scores("off_", metric, dataclasses.replace(model, seeds=model.seeds[:1]), data) * members
         model.switch(True)
 
     inference_flops = _inference_flops(model, specs, data)
@@ -311,25 +313,22 @@ def _diagnosed(row: TrialResult) -> TrialResult:
     return dataclasses.replace(row, metrics={**row.metrics, "diagnoses": diagnose(row)})
 
 
-def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData, members: int) -> list[dict[str, Any]]:
+def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData) -> list[dict[str, Any]]:
     """Return each member's scores on the test rows of target, source and shift, names prefixed."""
     compute = METRICS[metric].compute
     assert compute is not None
-    found: list[dict[str, Any]] = [{} for _ in range(members)]
+    found: list[dict[str, Any]] = [{} for _ in range(model.members)]
     for name in ("test", "source_test", "shifted_test"):
         split = data.splits.get(name)
         if split is None:
             continue
-        for scores, member in zip(found, predict(model, [split] * members), strict=True):
+        for scores, member in zip(found, predict(model, [split] * model.members), strict=True):
             scores[f"{prefix}{name}_score"] = compute(member.true, member.predicted)
             if name == "test":
                 scores.update(MORE_SCORES[data.work](prefix, member, data))
     if data.work == GENERATION and prefix != "off_":  # switched off, it is as before training
-        # Before training all members write the same.
-        writers = model.beside() if prefix else model
-        texts = generation.text_scores(prefix, writers, data.splits["test"])
-        for k, scores in enumerate(found):
-            scores.update(texts[k % len(texts)])
+        for scores, texts in zip(found, generation.text_scores(prefix, model, data.splits["test"]), strict=True):
+            scores.update(texts)
     return found
 
 
