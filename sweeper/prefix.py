@@ -69,12 +69,22 @@ class Prefix:
         """Tie activations to the very tensor of inputs that they belong to."""
         self._known.append((x, activations))
 
-    def replay(self, network: nn.Module, x: Tensor) -> Tensor | None:
+    def has(self, name: str) -> bool:
+        """Return whether a module, or a tensor, is computed before the cut, as far as its name can tell."""
+        model = self.model
+        if any(_inside(name, path) for path in (model.head, *model.before_head)):
+            return False
+        after = model.blocks[len(self.before) :]
+        return self.head or not any(_inside(name, path) for path in after)
+
+    def replay(self, x: Tensor) -> Tensor | None:
         """Return what the network puts out for inputs whose activations are known; else ``None``."""
         found = next((activations for own, activations in self._known if own is x), None)
-        return None if found is None else self._from(network, x, found)
+        return None if found is None else self.rest(x, found)
 
-    def _from(self, network: nn.Module, x: Tensor, activations: Tensor) -> Tensor:
+    def rest(self, x: Tensor, activations: Tensor) -> Tensor:
+        """Return what the network puts out, gone on from activations."""
+        network = self.model.network
         if self.head:
             outputs: Tensor = network.get_submodule(self.model.head)(activations)
             return outputs
@@ -182,74 +192,61 @@ def find_prefix(model: LoadedModel, splits: Sequence[Split]) -> Prefix | None:
         model: After a strategy has adapted it: what trains is awake.
         splits: Rows to compare on, those of each member.
     """
-    cut = _cut(model)
-    if cut is None or not len(splits[0]):
-        return None
-    prefix = Prefix(model, *cut)
-    own = [(name, value) for name, value in sorted(model.network.state_dict().items()) if _is_before(prefix, name)]
-    what = [RECIPE, type(model.network).__name__, prefix.head, prefix.before]
     awake = [module for module in model.network.modules() if module.training]
     model.network.eval()  # running statistics must not hear of this
     try:
-        for prefix.left in (False, True):
-            if _replays(prefix, splits):
-                prefix.key = digest_of(json.dumps([*what, prefix.left]), own)
+        for prefix in _cuts(model, awake) if len(splits[0]) else ():
+            if _replays(prefix, splits[0]):
+                own = [entry for entry in sorted(model.network.state_dict().items()) if prefix.has(entry[0])]
+                what = [RECIPE, type(model.network).__name__, prefix.head, prefix.before, prefix.left]
+                prefix.key = digest_of(json.dumps(what), own)
                 return prefix
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-        pass  # the network does more between its blocks than can be left out
     finally:
         for module in awake:
             module.training = True
     return None
 
 
-def _cut(model: LoadedModel) -> tuple[bool, tuple[str, ...]] | None:
-    """Return whether the cut is at the head, and the blocks before it."""
-    if model.quantised:
-        return None
-    trained = [*model.trainable()]
-    first = len(model.blocks)
-    for name in trained:
+def _cuts(model: LoadedModel, awake: Sequence[nn.Module]) -> Iterator[Prefix]:
+    """Yield the places where a network could be cut, the last one first."""
+    first, only_head = len(model.blocks), True
+    for name in model.trainable():
+        only_head = only_head and _inside(name, model.head)
         if any(_inside(name, path) for path in (model.head, *model.before_head)):
             continue
         number = next((i for i, path in enumerate(model.blocks) if _inside(name, path)), None)
-        if number is None:
-            return None
+        if number is None:  # somewhere else
+            return
         first = min(first, number)
-    at_head = first == len(model.blocks) and not any(not _inside(name, model.head) for name in trained)
-    prefix = Prefix(model, at_head, model.blocks[:first])
-    for name, module in model.network.named_modules():
-        if name and _is_before(prefix, name) and (module.training or isinstance(module, MEMBER_LAYERS)):
-            return None
-    return (at_head, model.blocks[:first]) if at_head or first else None
+    before = model.blocks[:first]
+    heads = (True, False) if only_head and before else (only_head,)
+    for prefix in [Prefix(model, head, before, left) for head in heads for left in (False, True)]:
+        inside = [module for name, module in model.network.named_modules() if name and prefix.has(name)]
+        changes = any(isinstance(module, MEMBER_LAYERS) or any(module is own for own in awake) for module in inside)
+        if not (changes or model.quantised) and (prefix.head or before):
+            yield prefix
 
 
 def _inside(name: str, path: str) -> bool:
     return name == path or name.startswith(f"{path}.")
 
 
-def _is_before(prefix: Prefix, name: str) -> bool:
-    """Return whether something is computed before the cut, as far as its name can tell."""
-    model = prefix.model
-    if any(_inside(name, path) for path in (model.head, *model.before_head)):
-        return False
-    after = model.blocks[len(prefix.before) :]
-    return prefix.head or not any(_inside(name, path) for path in after)
-
-
 @torch.no_grad()
-def _replays(prefix: Prefix, splits: Sequence[Split]) -> bool:
+def _replays(prefix: Prefix, split: Split) -> bool:
     """Return whether a replay gives what the network gives, for a batch as wide as it comes and for a narrow one."""
-    model, split = prefix.model, splits[0]
+    model = prefix.model
     device = next(model.network.parameters()).device
     rows = torch.tensor(sorted({0, len(split) // 2, len(split) - 1}))
-    kept = prefix.padded(prefix.compute(split.x[rows]), split)
-    for some in (len(rows), 1):
-        x = torch.cat([split.x[rows[:some]]] * model.members).to(device)
-        activations = torch.cat([kept[:some]] * model.members).to(device)
-        plain, again = model.network(x), prefix._from(model.network, x, activations)
-        if again.dim() == 3:  # columns that no row uses may be left out
-            again = again[:, : plain.shape[1]]
-        if plain.shape != again.shape or not torch.allclose(plain, again, rtol=RTOL, atol=ATOL):
-            return False
+    try:
+        kept = prefix.padded(prefix.compute(split.x[rows]), split)
+        for some in (len(rows), 1):
+            x = torch.cat([split.x[rows[:some]]] * model.members).to(device)
+            activations = torch.cat([kept[:some]] * model.members).to(device)
+            plain, again = model.network(x), prefix.rest(x, activations)
+            if again.dim() == 3:  # columns that no row uses may be left out
+                again = again[:, -plain.shape[1] :] if prefix.left else again[:, : plain.shape[1]]
+            if plain.shape != again.shape or not torch.allclose(plain, again, rtol=RTOL, atol=ATOL):
+                return False
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return False  # the network does more between its blocks than can be left out
     return True

@@ -314,7 +314,7 @@ class LoadedModel:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return ``(members, batch, classes)`` for inputs ``(members * batch, ...)``."""
-        outputs = self.prefix.replay(self.network, x) if self.prefix is not None else None
+        outputs = self.prefix.replay(x) if self.prefix is not None else None
         return split(self.network(x) if outputs is None else outputs, self.members)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ class Replays(Protocol):
         """Tie activations to the very tensor of inputs that they belong to."""
         ...
 
-    def replay(self, network: nn.Module, x: Tensor) -> Tensor | None:
+    def replay(self, x: Tensor) -> Tensor | None:
         """Return what the network puts out for such inputs; ``None`` for others."""
         ...
 
