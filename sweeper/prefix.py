@@ -13,7 +13,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sweeper.cache import cache_folder, digest_of
+from sweeper.flops import FlopCounter
 from sweeper.members import MEMBER_LAYERS
 from sweeper.models.base import LoadedModel
 from sweeper.tasks.base import Split
@@ -57,6 +58,7 @@ class Prefix:
     left: bool = False
     key: str = ""
     _kept: dict[int, tuple[Split, Tensor | None]] = field(default_factory=dict)
+    _last: Tensor | None = None
     _known: deque[tuple[Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=4))
 
     def of(self, split: Split) -> Tensor | None:
@@ -80,7 +82,19 @@ class Prefix:
     def replay(self, x: Tensor) -> Tensor | None:
         """Return what the network puts out for inputs whose activations are known; else ``None``."""
         found = next((activations for own, activations in self._known if own is x), None)
-        return None if found is None else self.rest(x, found)
+        if found is None:
+            return None
+        self._last = x
+        return self.rest(x, found)
+
+    def spared(self) -> int:
+        """Return the FLOPs that the last replay would have cost before the cut: each member's rows are as many."""
+        x = self._last[: len(self._last) // self.model.members] if self._last is not None else None
+        if x is None:
+            return 0
+        with FlopCounter() as counter:
+            self.compute(x)
+        return self.model.members * counter.get_total_flops()
 
     def rest(self, x: Tensor, activations: Tensor) -> Tensor:
         """Return what the network puts out, gone on from activations."""
@@ -234,9 +248,13 @@ def _inside(name: str, path: str) -> bool:
 @torch.no_grad()
 def _replays(prefix: Prefix, split: Split) -> bool:
     """Return whether a replay gives what the network gives, for a batch as wide as it comes and for a narrow one."""
+    plain_network = prefix.model.merged(0)
+    if plain_network is not None:  # one member alone is less work, and tells as much
+        one = replace(prefix.model, network=plain_network, seeds=prefix.model.seeds[:1], switches=[])
+        prefix = replace(prefix, model=one)
     model = prefix.model
     device = next(model.network.parameters()).device
-    rows = torch.tensor(sorted({0, len(split) // 2, len(split) - 1}))
+    rows = torch.tensor(sorted({0, len(split) - 1}))
     try:
         kept = prefix.padded(prefix.compute(split.x[rows]), split)
         for some in (len(rows), 1):

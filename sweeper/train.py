@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -18,9 +19,9 @@ from torch.nn import Parameter
 from sweeper.flops import FlopCounter
 from sweeper.members import member_of
 from sweeper.metrics import METRICS
-from sweeper.models.base import LoadedModel, Replays, generators
+from sweeper.models.base import LoadedModel, generators
 from sweeper.optim import MemberAdamW
-from sweeper.prefix import find_prefix
+from sweeper.prefix import Prefix, find_prefix
 from sweeper.spec import TrainArgs
 from sweeper.strategies.base import Stage, Strategy, check_needs
 from sweeper.tasks.base import Split
@@ -36,6 +37,8 @@ class Trained:
 
     curve: list[dict[str, float]] = field(default_factory=list)
     train_seconds: float = 0.0
+    step_seconds: float = 0.0
+    """The median step's, of the whole pack."""
     train_flops: int = 0
     trainable_params: int = 0
     saved_bytes: int = 0
@@ -70,9 +73,11 @@ class Draws:
     ) -> None:
         self.splits, self.batch_size, self.seeds, self.device = splits, batch_size, seeds, device
         self.orders: dict[tuple[str, float], list[Iterator[Tensor]]] = {}
-        self.prefix: Replays | None = None
+        self.prefix: Prefix | None = None
         self.to_come = 0
         """How many rows all members will still get: what the activations of a split are worth."""
+        self.kept = {*splits}
+        """Splits whose activations may be kept."""
         self.rows = 0
         """How many rows a member has got."""
 
@@ -84,7 +89,7 @@ class Draws:
         picks = [next(order) for order in self.orders[split, share]]
         x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)]).to(self.device)
         y = torch.stack([rows.y[pick] for rows, pick in zip(own, picks, strict=True)])
-        if self.prefix is not None and self.to_come >= len(own[0]):
+        if self.prefix is not None and split in self.kept and self.to_come >= len(own[0]):
             kept = [self.prefix.of(rows) for rows in own]
             parts = [rows[pick] for rows, pick in zip(kept, picks, strict=True) if rows is not None]
             if len(parts) == len(kept):
@@ -235,7 +240,7 @@ def train_pack(
         trains: One a member, alike but for ``lr`` and ``weight_decay``.
         train_splits: One a member, all of one length; each member draws its own order.
         valid_splits: Scored at each point of the curve.
-        metric: Name of the score.
+        metric: Name of the score; empty for no curve.
         others: What a stage may draw from besides, the same for all members: "source_train", where there is one.
 
     Raises:
@@ -246,7 +251,7 @@ def train_pack(
     trained = [Trained() for _ in trains]
     splits = {"train": train_splits, **{name: [split] * len(trains) for name, split in others.items()}}
     draw = Draws(splits, train.batch_size, model.seeds, device)
-    points = {round(train.steps * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)}
+    points = {round(train.steps * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)} if metric else set()
     losses: list[Tensor] = []
     ever_trained: dict[int, Parameter] = {}
     durations: list[list[float]] = []  # of each step of each stage
@@ -256,7 +261,15 @@ def train_pack(
         check_needs(strategies[0].name, stage, splits)
         model.network.to(device)
         optimizer = optimizer_for(model, stage, trains)
-        model.prefix = draw.prefix = None
+        draw.to_come = train.steps * train.batch_size * len(trains)
+        prefix = find_prefix(model, train_splits)
+        # The first step counts FLOPs as if nothing were kept. With a cut at the head that is what the kept
+        # part costs and what the head does; any other cut leaves something before it to be computed again.
+        model.prefix = draw.prefix = prefix if prefix is not None and prefix.head else None
+        if model.prefix is not None and draw.to_come >= len(train_splits[0]):
+            for split in train_splits:
+                model.prefix.of(split)
+        draw.kept = {"train"}  # others would be computed, and counted, within the step
         ever_trained.update({id(p): p for p in model.trainable().values()})
         shares += stage.share
         durations.append([])
@@ -272,9 +285,9 @@ def train_pack(
                 torch.cuda.synchronize(device)
             durations[-1].append(time.perf_counter() - started)
             if len(durations[-1]) == 1:
-                flops_per_row = counter.get_total_flops() / (draw.rows - drawn)
-                draw.to_come = train.steps * train.batch_size * len(trains)
-                model.prefix = draw.prefix = find_prefix(model, train_splits)
+                counted = counter.get_total_flops() + (0 if draw.prefix is None else draw.prefix.spared())
+                flops_per_row = counted / (draw.rows - drawn)
+                model.prefix, draw.prefix, draw.kept = prefix, prefix, {*splits}
             step += 1
             if step in points:
                 seconds = _seconds(durations) / len(trained)
@@ -285,6 +298,7 @@ def train_pack(
     finite = _all_finite(model, len(trained))
     for k, member in enumerate(trained):
         member.train_seconds = _seconds(durations) / len(trained)
+        member.step_seconds = statistics.median(chain.from_iterable(durations))
         member.train_flops = round(flops / len(trained))
         member.trainable_params = model.params_of(k, ever_trained.values())
         for size in {p.element_size() for p in ever_trained.values()}:
