@@ -13,7 +13,7 @@ import torch
 
 from sweeper.models.base import UnavailableError, derived_seed
 from sweeper.spec import TrainArgs
-from sweeper.tasks.base import Split, TaskData
+from sweeper.tasks.base import Split, TaskData, stratified
 from sweeper.work import GENERATION
 
 FIELDS = "fields"
@@ -52,7 +52,7 @@ def _write() -> Callable[[date, str], str]:
 class Dates:
     """Write a date out in a language, told its fields (data to text) or how another language writes it (instruction).
 
-    No day is in two splits; the few training rows hold all months and weekdays several times.
+    No day is in two splits; each split has all months alike.
 
     Attributes:
         source: (what is read, the language that is written), in the source domain.
@@ -78,8 +78,8 @@ class Dates:
             raise ValueError(f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}")
         rng = np.random.default_rng(derived_seed(seed, self.name))
         sizes = [self.pool, self.valid, self.test, self.source_train, self.source_test]
-        drawn = rng.permutation((LAST - FIRST).days + 1)[: sum(sizes)]
-        train, valid, test, source_train, source_test = np.split(drawn, np.cumsum(sizes)[:-1])
+        months = np.array([date.fromordinal(n).month for n in range(FIRST.toordinal(), LAST.toordinal() + 1)])
+        train, valid, test, source_train, source_test = stratified(months, sizes, rng)
         splits = {
             "train": self._split(train[:n_train], [self.target]),
             "valid": self._split(valid, [self.target]),
