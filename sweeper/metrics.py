@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
-import numpy as np
-
 Labels = Sequence[Any]
 
 
@@ -27,6 +25,8 @@ class Metric:
 
 
 def _accuracy(true: Labels, predicted: Labels) -> float:
+    import numpy as np
+
     return float(np.mean(np.asarray(true) == np.asarray(predicted)))
 
 
