@@ -189,6 +189,9 @@ METRICS: dict[str, Metric] = {
         "seconds",
         "lower",
     ),
+    "kept_blocks": Metric(
+        "frozen blocks at the front that the steps did not compute, their outputs being kept", "blocks", None
+    ),
     "train_flops": Metric(
         "FLOPs of the forward and backward passes of all steps: matrix products, convolutions and attention, counted "
         "on the first step of each stage and taken for the others by their rows; of a pack, the member's share",

@@ -40,6 +40,8 @@ class Trained:
     step_seconds: float = 0.0
     """The median step's, of the whole pack."""
     train_flops: int = 0
+    kept_blocks: int = 0
+    """Blocks that the last stage did not compute, because what they put out was kept (`sweeper.prefix`)."""
     trainable_params: int = 0
     saved_bytes: int = 0
     diverged: str | None = None
@@ -299,6 +301,7 @@ def train_pack(
     for k, member in enumerate(trained):
         member.train_seconds = _seconds(durations) / len(trained)
         member.step_seconds = statistics.median(chain.from_iterable(durations))
+        member.kept_blocks = 0 if model.prefix is None else len(model.prefix.before)
         member.train_flops = round(flops / len(trained))
         member.trainable_params = model.params_of(k, ever_trained.values())
         for size in {p.element_size() for p in ever_trained.values()}:

@@ -275,6 +275,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
         costs = {
             "train_seconds": measured.train_seconds,
             "train_flops": measured.train_flops,
+            "kept_blocks": measured.kept_blocks,
             "inference_flops": inference_flops[k],
             "peak_memory_bytes": peak,
             "pack_size": members,

@@ -335,6 +335,8 @@ class LoadedModel:
 class Replays(Protocol):
     """Activations at a cut, from which the rest of a network goes on (`sweeper.prefix`)."""
 
+    before: tuple[str, ...]
+
     def of(self, split: Any) -> Tensor | None:
         """Return the activations of a split's rows."""
         ...
