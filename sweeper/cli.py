@@ -80,9 +80,7 @@ cli.add_command(init)
 @click.option(
     "--pack",
     type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Trials that train together in one pass at most.",
+    help="Trials that train together in one pass at most. [default: what is faster, measured]",
 )
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
@@ -94,7 +92,7 @@ def launch(
     dry_run: bool,
     address: str | None,
     form: str,
-    pack: int,
+    pack: int | None,
     data_name: str | None,
     models: tuple[str, ...],
     steps: int | None,

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from sweeper.cache import cache_folder, digest_of
 from sweeper.metrics import METRICS
 from sweeper.models.base import LoadedModel
-from sweeper.source import cache_folder, digest_of
 from sweeper.tasks.base import Split, TaskData
 from sweeper.work import CLASSIFICATION, GENERATION, IGNORED, REGRESSION, TAGGING
 

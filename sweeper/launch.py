@@ -35,7 +35,7 @@ from sweeper.pack import make_packs
 from sweeper.provenance import code, environment
 from sweeper.results import ResultsStore
 from sweeper.spec import Status, TrialResult, TrialSpec
-from sweeper.trial import failed_row, run_pack
+from sweeper.trial import failed_row, run_planned
 
 OBJECT_STORE_BYTES = 256 * 2**20  # specs and rows are small
 
@@ -56,25 +56,35 @@ class PackTrial(tune.Trainable):
     """One pack of trials on a Ray actor that stays for the next pack."""
 
     def setup(  # type: ignore[override]  # Tune hands over what `with_parameters` was given
-        self, config: dict[str, Any], packs: Sequence[Any], provenance: Mapping[str, Any], weights: str | None
+        self,
+        config: dict[str, Any],
+        packs: Sequence[Any],
+        plan: bool,
+        provenance: Mapping[str, Any],
+        weights: str | None,
     ) -> None:
         """Remember the packs; `config` names one of them by its number."""
         import torch
 
         torch.set_num_threads(1)  # a pack has one CPU
-        self.packs, self.provenance = packs, provenance
+        self.packs, self.plan, self.provenance = packs, plan, provenance
         self.keep = Keeper(Path(weights), overwrite=True) if weights else None
+        self.coming: Iterator[list[TrialResult]] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next pack."""
-        self.config = new_config
+        self.config, self.coming = new_config, None
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the pack and return its rows."""
-        specs = [TrialSpec.from_dict(spec) for spec in self.packs[self.config["pack"]]]
-        rows = run_pack(specs, {**self.provenance, **environment()}, self.keep)
-        return {"rows": [row.to_dict() for row in rows], "done": True}
+        """Run what of the pack trains together, and return its rows."""
+        if self.coming is None:
+            specs = [TrialSpec.from_dict(spec) for spec in self.packs[self.config["pack"]]]
+            self.left = len(specs)
+            self.coming = run_planned(specs, {**self.provenance, **environment()}, self.keep, self.plan)
+        rows = next(self.coming)
+        self.left -= len(rows)
+        return {"rows": [row.to_dict() for row in rows], "done": not self.left}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Save nothing: a pack is the unit that is done or not."""
@@ -95,6 +105,7 @@ class _ToStore(tune.Callback):
     ) -> None:
         self.packs, self.store, self.listener, self.provenance = packs, store, listener, provenance
         self.refused: OSError | None = None
+        self.ended: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the scratch folder, for a restore that we never ask for.
@@ -111,7 +122,7 @@ class _ToStore(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # `run_pack` turns what goes wrong into rows; only a dead process ends up here.
         reason = f"the worker process died: {_last_line(trial.error_file)}"
-        specs = self.packs[trial.config["pack"]]
+        specs = [spec for spec in self.packs[trial.config["pack"]] if spec.trial_id not in self.ended]
         self._add([failed_row(spec, Status.FAILED, reason, self.provenance) for spec in specs])
 
     def _add(self, rows: list[TrialResult]) -> None:
@@ -120,6 +131,7 @@ class _ToStore(tune.Callback):
         except OSError as error:
             self.refused = error  # Tune would pass on a text with a traceback in it
             raise
+        self.ended.update(row.trial_id for row in rows)
         self.listener.finish(rows)
 
 
@@ -133,7 +145,7 @@ def launch(
     gpus_per_trial: float | None = None,
     max_concurrent: int | None = None,
     address: str | None = None,
-    pack_size: int = 8,
+    pack_size: int | None = None,
     weights: Path | None = None,
 ) -> None:
     """Run trials through Ray Tune; each row is in the store before the listener hears of it.
@@ -143,7 +155,7 @@ def launch(
         gpus_per_trial: GPUs that a pack takes, fractions allowed; if ``None``, one where there are any.
         max_concurrent: Packs at once; as many as resources allow if ``None``.
         address: Ray cluster to run on ("auto", "host:port"); a local Ray if ``None``.
-        pack_size: Trials that train together at most.
+        pack_size: Trials that train together at most; if ``None``, as many as are faster together.
         weights: Where workers save what each complete trial learned; nowhere if ``None``.
 
     Raises:
@@ -153,7 +165,6 @@ def launch(
     """
     if gpus_per_trial is not None and not (0 <= gpus_per_trial <= 1 or float(gpus_per_trial).is_integer()):
         raise ValueError(f"--gpus-per-trial must be a share of one GPU or a whole number, got {gpus_per_trial:g}")
-    packs = _spread_seeds(make_packs(trials, pack_size))
     provenance = {**code(), "grid": grid}
     with _ray(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
         gpus = ray.cluster_resources().get("GPU", 0.0)
@@ -161,9 +172,14 @@ def launch(
             gpus_per_trial = 1.0 if gpus else 0.0
         if gpus_per_trial > gpus:  # Ray would wait for them for ever
             raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} cannot be met: there are {gpus:g} GPUs")
+        workers = ray.cluster_resources().get("CPU", 1.0) if not gpus_per_trial else gpus / gpus_per_trial
+        workers = max(1, int(min(workers, max_concurrent or workers)))
+        packs = _spread_seeds(make_packs(trials, pack_size, workers))
         plain = [[spec.to_dict() for spec in pack] for pack in packs]
         where = None if weights is None else str(weights)
-        trainable = tune.with_parameters(PackTrial, packs=plain, provenance=provenance, weights=where)
+        trainable = tune.with_parameters(
+            PackTrial, packs=plain, plan=pack_size is None, provenance=provenance, weights=where
+        )
         to_store = _ToStore(packs, store, listener, provenance)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),

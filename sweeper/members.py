@@ -41,8 +41,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 def _filled(layer: Layer, wide: nn.Module, member: int) -> Layer:
     """Return a frozen plain layer with one member's parameters."""
     layer.requires_grad_(False)
-    for name, p in layer.named_parameters():
-        p.set_(getattr(wide, name)[member].detach())  # no copy
+    for name in dict(layer.named_parameters()):
+        own = getattr(wide, name)[member].detach()  # no copy
+        setattr(layer, name, nn.Parameter(own, requires_grad=False))
     return layer
 
 

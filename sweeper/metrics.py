@@ -25,9 +25,9 @@ class Metric:
 
 
 def _accuracy(true: Labels, predicted: Labels) -> float:
-    from sklearn.metrics import accuracy_score
+    import numpy as np
 
-    return float(accuracy_score(true, predicted))
+    return float(np.mean(np.asarray(true) == np.asarray(predicted)))
 
 
 def _balanced_accuracy(true: Labels, predicted: Labels) -> float:
@@ -188,6 +188,9 @@ METRICS: dict[str, Metric] = {
         "of a pack, the member's share (pack time / pack_size)",
         "seconds",
         "lower",
+    ),
+    "kept_blocks": Metric(
+        "frozen blocks at the front that the steps did not compute, their outputs being kept", "blocks", None
     ),
     "train_flops": Metric(
         "FLOPs of the forward and backward passes of all steps: matrix products, convolutions and attention, counted "

@@ -26,11 +26,20 @@ def pack_key(spec: TrialSpec) -> str:
     return json.dumps(shared, sort_keys=True)
 
 
-def make_packs(specs: Sequence[TrialSpec], size: int) -> list[list[TrialSpec]]:
+MOST = 64
+
+
+def make_packs(specs: Sequence[TrialSpec], size: int | None = None, workers: int = 1) -> list[list[TrialSpec]]:
     """Return the trials in packs of at most ``size``, evenly filled, in the order of their first trial.
 
     Trials alike in the strategy's own settings stay together: a pack costs what its largest rank costs.
+
+    Args:
+        size: If ``None``, as many as leave each worker about two packs, and at most 64.
+        workers: Packs that train at the same time.
     """
+    if size is None:
+        size = max(1, min(MOST, -(-len(specs) // (2 * workers))))
     groups: dict[str, list[TrialSpec]] = {}
     for spec in specs:
         groups.setdefault(pack_key(spec), []).append(spec)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import secrets
-from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 
-import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sweeper.cache import cache_folder, digest_of
 from sweeper.models.base import LoadedModel
 from sweeper.spec import TrainArgs
 from sweeper.strategies.full import Full
@@ -24,11 +20,6 @@ from sweeper.train import train_pack
 
 # Part of the key: raise it when a change to the training loop changes what a source model learns.
 RECIPE = 1
-
-
-def cache_folder() -> Path:
-    """Return where source weights and measured facts lie: ``$SWEEPER_CACHE``, else ``~/.cache/sweeper``."""
-    return Path(os.environ.get("SWEEPER_CACHE") or Path.home() / ".cache" / "sweeper")
 
 
 def source_weights(model: LoadedModel, rows: Split, train: TrainArgs, metric: str) -> dict[str, Tensor]:
@@ -67,12 +58,3 @@ def source_weights(model: LoadedModel, rows: Split, train: TrainArgs, metric: st
 def _key(model: LoadedModel, rows: Split, train: TrainArgs) -> str:
     start = json.dumps([RECIPE, asdict(train), model.seeds], sort_keys=True)
     return digest_of(start, [*sorted(model.network.state_dict().items()), ("x", rows.x), ("y", rows.y)])
-
-
-def digest_of(start: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Return a key made of a text and of the names, types, shapes and contents of tensors, in their order."""
-    digest = hashlib.sha256(start.encode())
-    for name, value in tensors:
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]

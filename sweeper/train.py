@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from sweeper.members import member_of
 from sweeper.metrics import METRICS
 from sweeper.models.base import LoadedModel, generators
 from sweeper.optim import MemberAdamW
+from sweeper.prefix import Prefix, find_prefix
 from sweeper.spec import TrainArgs
 from sweeper.strategies.base import Stage, Strategy, check_needs
 from sweeper.tasks.base import Split
@@ -35,7 +37,11 @@ class Trained:
 
     curve: list[dict[str, float]] = field(default_factory=list)
     train_seconds: float = 0.0
+    step_seconds: float = 0.0
+    """The median step's, of the whole pack."""
     train_flops: int = 0
+    kept_blocks: int = 0
+    """Blocks that the last stage did not compute, because what they put out was kept (`sweeper.prefix`)."""
     trainable_params: int = 0
     saved_bytes: int = 0
     diverged: str | None = None
@@ -69,6 +75,11 @@ class Draws:
     ) -> None:
         self.splits, self.batch_size, self.seeds, self.device = splits, batch_size, seeds, device
         self.orders: dict[tuple[str, float], list[Iterator[Tensor]]] = {}
+        self.prefix: Prefix | None = None
+        self.to_come = 0
+        """How many rows all members will still get: what the activations of a split are worth."""
+        self.kept = {*splits}
+        """Splits whose activations may be kept."""
         self.rows = 0
         """How many rows a member has got."""
 
@@ -78,10 +89,15 @@ class Draws:
         if (split, share) not in self.orders:
             self.orders[split, share] = self._streams(split, share)
         picks = [next(order) for order in self.orders[split, share]]
-        x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)])
+        x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)]).to(self.device)
         y = torch.stack([rows.y[pick] for rows, pick in zip(own, picks, strict=True)])
+        if self.prefix is not None and split in self.kept and self.to_come >= len(own[0]):
+            kept = [self.prefix.of(rows) for rows in own]
+            parts = [rows[pick] for rows, pick in zip(kept, picks, strict=True) if rows is not None]
+            if len(parts) == len(kept):
+                self.prefix.remember(x, torch.cat(parts).to(self.device))
         self.rows += len(picks[0])
-        return x.to(self.device), y.to(self.device)
+        return x, y.to(self.device)
 
     def _streams(self, split: str, share: float) -> list[Iterator[Tensor]]:
         # Seeds of their own for all but the ordinary stream, whose numbers stored trials depend on.
@@ -148,14 +164,18 @@ def predict(model: LoadedModel, splits: Sequence[Split]) -> list[Predicted]:
     # A language model puts out its whole vocabulary for each token.
     rows = max(1, EVAL_ROWS // (16 if model.work == GENERATION else 1) // len(splits))
     parts = []
+    activations = [] if model.prefix is None else [model.prefix.of(split) for split in splits]
     # Scored rows must not enter running statistics, nor be dropped out.
     training = [module for module in model.network.modules() if module.training]
     model.network.eval()
     with torch.inference_mode():
         for start in range(0, len(splits[0]), rows):
-            x = torch.cat([split.x[start : start + rows] for split in splits])
+            x = torch.cat([split.x[start : start + rows] for split in splits]).to(device)
             y = torch.stack([split.y[start : start + rows] for split in splits])
-            parts.append(work.keep(model.logits(x.to(device)), y.to(device)).cpu())
+            some = [own[start : start + rows] for own in activations if own is not None]
+            if model.prefix is not None and len(some) == len(splits):
+                model.prefix.remember(x, torch.cat(some).to(device))
+            parts.append(work.keep(model.logits(x), y.to(device)).cpu())
     for module in training:
         module.training = True
     kept = torch.cat(parts, dim=1)
@@ -222,7 +242,7 @@ def train_pack(
         trains: One a member, alike but for ``lr`` and ``weight_decay``.
         train_splits: One a member, all of one length; each member draws its own order.
         valid_splits: Scored at each point of the curve.
-        metric: Name of the score.
+        metric: Name of the score; empty for no curve.
         others: What a stage may draw from besides, the same for all members: "source_train", where there is one.
 
     Raises:
@@ -233,7 +253,7 @@ def train_pack(
     trained = [Trained() for _ in trains]
     splits = {"train": train_splits, **{name: [split] * len(trains) for name, split in others.items()}}
     draw = Draws(splits, train.batch_size, model.seeds, device)
-    points = {round(train.steps * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)}
+    points = {round(train.steps * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)} if metric else set()
     losses: list[Tensor] = []
     ever_trained: dict[int, Parameter] = {}
     durations: list[list[float]] = []  # of each step of each stage
@@ -243,6 +263,15 @@ def train_pack(
         check_needs(strategies[0].name, stage, splits)
         model.network.to(device)
         optimizer = optimizer_for(model, stage, trains)
+        draw.to_come = train.steps * train.batch_size * len(trains)
+        prefix = find_prefix(model, train_splits)
+        # The first step counts FLOPs as if nothing were kept. With a cut at the head that is what the kept
+        # part costs and what the head does; any other cut leaves something before it to be computed again.
+        model.prefix = draw.prefix = prefix if prefix is not None and prefix.head else None
+        if model.prefix is not None and draw.to_come >= len(train_splits[0]):
+            for split in train_splits:
+                model.prefix.of(split)
+        draw.kept = {"train"}  # others would be computed, and counted, within the step
         ever_trained.update({id(p): p for p in model.trainable().values()})
         shares += stage.share
         durations.append([])
@@ -258,7 +287,9 @@ def train_pack(
                 torch.cuda.synchronize(device)
             durations[-1].append(time.perf_counter() - started)
             if len(durations[-1]) == 1:
-                flops_per_row = counter.get_total_flops() / (draw.rows - drawn)
+                counted = counter.get_total_flops() + (0 if draw.prefix is None else draw.prefix.spared())
+                flops_per_row = counted / (draw.rows - drawn)
+                model.prefix, draw.prefix, draw.kept = prefix, prefix, {*splits}
             step += 1
             if step in points:
                 seconds = _seconds(durations) / len(trained)
@@ -269,6 +300,8 @@ def train_pack(
     finite = _all_finite(model, len(trained))
     for k, member in enumerate(trained):
         member.train_seconds = _seconds(durations) / len(trained)
+        member.step_seconds = statistics.median(chain.from_iterable(durations))
+        member.kept_blocks = 0 if model.prefix is None else len(model.prefix.before)
         member.train_flops = round(flops / len(trained))
         member.trainable_params = model.params_of(k, ever_trained.values())
         for size in {p.element_size() for p in ever_trained.values()}:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sweeper import generation
+from sweeper import generation, planner
 from sweeper.diagnose import diagnose
 from sweeper.facts import task_facts
 from sweeper.flops import FlopCounter
@@ -42,7 +42,9 @@ MOST_CLASSES = 50
 """Up to as many a row holds the confusion matrix: beyond, it would be longer than all the rest."""
 
 
-def run_trials(specs: Iterable[TrialSpec], pack_size: int = 8, grid: str | None = None) -> Iterator[TrialResult]:
+def run_trials(
+    specs: Iterable[TrialSpec], pack_size: int | None = None, grid: str | None = None
+) -> Iterator[TrialResult]:
     """Run trials in this process, pack after pack, and yield a row for each."""
     for pack in make_packs(list(specs), pack_size):
         yield from run_pack(pack, {**code(), **environment(), "grid": grid})
@@ -134,8 +136,12 @@ Keep = Callable[[LoadedModel, LoadedModel, int, TrialResult], None]
 """Takes what was trained: the base, the trained pack, a member's number and its row."""
 
 
+class _SlowerTogetherError(Exception):
+    """These trials take longer in one pack than one after the other."""
+
+
 def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None = None) -> list[TrialResult]:
-    """Train trials that `make_packs` put together, and return a row for each, whatever happens.
+    """Train trials that `make_packs` put together in one pass, and return a row for each, whatever happens.
 
     What goes wrong is a finding: the row's status and error say it. A pack that does not fit into
     memory is halved until it does.
@@ -144,11 +150,21 @@ def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Ke
         provenance: What every row carries besides the time.
         keep: Called for each complete trial while its weights are there; what it raises is the trial's end too.
     """
+    return [row for rows in run_planned(specs, provenance, keep, plan=False) for row in rows]
+
+
+def run_planned(
+    specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None = None, plan: bool = True
+) -> Iterator[list[TrialResult]]:
+    """Yield the rows of `run_pack` as they are there: the trials train one after the other where that is faster."""
     try:
-        return _run(specs, provenance, keep)
-    except CannotPackError as error:
+        yield _run(specs, provenance, keep, plan)
+        return
+    except (CannotPackError, _SlowerTogetherError) as error:
         if len(specs) > 1:
-            return [row for spec in specs for row in run_pack([spec], provenance, keep)]
+            for spec in specs:
+                yield from run_planned([spec], provenance, keep)
+            return
         status, reason = Status.FAILED, _one_line(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
         status, reason = Status.OUT_OF_MEMORY, _one_line(error)
@@ -158,8 +174,10 @@ def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Ke
         reason = _one_line(error)
     if status is Status.OUT_OF_MEMORY and len(specs) > 1:
         half = len(specs) // 2
-        return run_pack(specs[:half], provenance, keep) + run_pack(specs[half:], provenance, keep)
-    return [failed_row(spec, status, reason, provenance) for spec in specs]
+        for part in (specs[:half], specs[half:]):
+            yield from run_planned(part, provenance, keep, plan)
+        return
+    yield [failed_row(spec, status, reason, provenance) for spec in specs]
 
 
 def failed_row(spec: TrialSpec, status: Status, error: str, provenance: Mapping[str, Any]) -> TrialResult:
@@ -217,15 +235,18 @@ def untrained(spec: TrialSpec, seeds: Sequence[int]) -> tuple[LoadedModel, TaskD
     return model, data.encoded(model.encode)
 
 
-def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None) -> list[TrialResult]:
+def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None, plan: bool) -> list[TrialResult]:
     model, data = untrained(specs[0], [spec.seed for spec in specs])
+    if plan and len(specs) > 1 and not planner.pays(model, data, specs):
+        raise _SlowerTogetherError
     device = next(model.network.parameters()).device
     metric, has_source, members = find_task(specs[0].task).metric, data.pretrain is not None, len(specs)
     base = model.beside() if keep else model
-    base_flops = _row_flops(model, data)
+    base_flops = _row_flops(model.beside(), data)
     facts = task_facts(model, data, metric)
     starts = has_source or not model.head_is_fresh  # as something that already does the task, well or badly
-    untouched = _scores("untouched_", metric, model, data, members) if starts else [{}] * members
+    # Before training, and with all additions off, the members are one and the same.
+    untouched = _scores("untouched_", metric, model.beside(), data) * members if starts else [{}] * members
 
     memory = PeakMemory(device)
     trained = train_pack(
@@ -239,11 +260,12 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
     )
     peak = memory.peak_bytes()
 
-    after = _scores("", metric, model, data, members)
+    after = _scores("", metric, model, data)
+    model.prefix = None
     off: list[dict[str, Any]] = [{}] * members
     if starts and model.can_switch_off:
         model.switch(False)
-        off = _scores("off_", metric, model, data, members)
+        off = _scores("off_", metric, dataclasses.replace(model, seeds=model.seeds[:1]), data) * members
         model.switch(True)
 
     inference_flops = _inference_flops(model, specs, data)
@@ -253,6 +275,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
         costs = {
             "train_seconds": measured.train_seconds,
             "train_flops": measured.train_flops,
+            "kept_blocks": measured.kept_blocks,
             "inference_flops": inference_flops[k],
             "peak_memory_bytes": peak,
             "pack_size": members,
@@ -311,25 +334,22 @@ def _diagnosed(row: TrialResult) -> TrialResult:
     return dataclasses.replace(row, metrics={**row.metrics, "diagnoses": diagnose(row)})
 
 
-def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData, members: int) -> list[dict[str, Any]]:
+def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData) -> list[dict[str, Any]]:
     """Return each member's scores on the test rows of target, source and shift, names prefixed."""
     compute = METRICS[metric].compute
     assert compute is not None
-    found: list[dict[str, Any]] = [{} for _ in range(members)]
+    found: list[dict[str, Any]] = [{} for _ in range(model.members)]
     for name in ("test", "source_test", "shifted_test"):
         split = data.splits.get(name)
         if split is None:
             continue
-        for scores, member in zip(found, predict(model, [split] * members), strict=True):
+        for scores, member in zip(found, predict(model, [split] * model.members), strict=True):
             scores[f"{prefix}{name}_score"] = compute(member.true, member.predicted)
             if name == "test":
                 scores.update(MORE_SCORES[data.work](prefix, member, data))
     if data.work == GENERATION and prefix != "off_":  # switched off, it is as before training
-        # Before training all members write the same.
-        writers = model.beside() if prefix else model
-        texts = generation.text_scores(prefix, writers, data.splits["test"])
-        for k, scores in enumerate(found):
-            scores.update(texts[k % len(texts)])
+        for scores, texts in zip(found, generation.text_scores(prefix, model, data.splits["test"]), strict=True):
+            scores.update(texts)
     return found
 
 
@@ -397,6 +417,10 @@ def _row_flops(model: LoadedModel, data: TaskData) -> int:
 
 def _inference_flops(model: LoadedModel, specs: Sequence[TrialSpec], data: TaskData) -> list[int]:
     """Return each member's `_row_flops` with everything merged that can be; the model is left as it was."""
+    plain = model.merged(0)
+    if plain is not None:
+        one = dataclasses.replace(model, network=plain, seeds=model.seeds[:1], switches=[])
+        return [_row_flops(one, data)] * len(specs)
     # Merged, a layer is shaped as it was loaded: the same FLOPs as with the addition switched off.
     merging = [addition for addition in model.switches if addition.enabled and addition.merged(0) is not None]
     for addition in merging:

@@ -173,6 +173,8 @@ class LoadedModel:
     weights: str | None = None
     switches: list[Addition] = field(default_factory=list)
     """What a strategy added beside the loaded network."""
+    prefix: Replays | None = None
+    """What was computed once of a part that stays as it is."""
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -312,7 +314,8 @@ class LoadedModel:
 
     def logits(self, x: Tensor) -> Tensor:
         """Return ``(members, batch, classes)`` for inputs ``(members * batch, ...)``."""
-        return split(self.network(x), self.members)
+        outputs = self.prefix.replay(x) if self.prefix is not None else None
+        return split(self.network(x) if outputs is None else outputs, self.members)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return each member's loss, ``(members,)``, for what `logits` gave and labels ``(members, batch, ...)``."""
@@ -327,6 +330,24 @@ class LoadedModel:
         finally:
             hook.remove()
         return split(read[0], self.members), logits
+
+
+class Replays(Protocol):
+    """Activations at a cut, from which the rest of a network goes on (`sweeper.prefix`)."""
+
+    before: tuple[str, ...]
+
+    def of(self, split: Any) -> Tensor | None:
+        """Return the activations of a split's rows."""
+        ...
+
+    def remember(self, x: Tensor, activations: Tensor) -> None:
+        """Tie activations to the very tensor of inputs that they belong to."""
+        ...
+
+    def replay(self, x: Tensor) -> Tensor | None:
+        """Return what the network puts out for such inputs; ``None`` for others."""
+        ...
 
 
 class ModelBuilder(Protocol):
