@@ -25,7 +25,7 @@ import ray
 from ray import tune
 
 from sweeper.results import ResultsStore
-from sweeper.spec import TrialResult, TrialSpec
+from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.trial import run_pack
 from tests.benchmarks import hand
 
@@ -64,8 +64,10 @@ def sweep(specs: Sequence[TrialSpec], **how: Any) -> Found:
 
 def scores_of(row: TrialResult) -> hand.Scores:
     """Return what is compared of a row; nothing of one that is not complete."""
-    found = {name: row.metrics[name] for name in ("valid_score", "test_score") if name in row.metrics}
-    if found and "valid_loss" in row.curve[-1]:
+    if row.status is not Status.COMPLETE:
+        return {}
+    found = {name: row.metrics[name] for name in ("valid_score", "test_score", "train_seconds")}
+    if "valid_loss" in row.curve[-1]:
         found["valid_loss"] = row.curve[-1]["valid_loss"]
     return found
 

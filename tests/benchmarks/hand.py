@@ -7,6 +7,7 @@ scores can be compared; what is loaded is loaded once for all trials of a model,
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -91,6 +92,7 @@ def train(network: nn.Module, trained: list[nn.Parameter], spec: TrialSpec, data
     rows, args = data.splits["train"], spec.train
     (rng,) = generators([spec.seed], "order")
     order = batches(len(rows), args.batch_size, rng)
+    started = time.perf_counter()
     optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=args.weight_decay)
     for step in range(args.steps):
         for group in optimizer.param_groups:
@@ -99,11 +101,13 @@ def train(network: nn.Module, trained: list[nn.Parameter], spec: TrialSpec, data
         optimizer.zero_grad()
         F.cross_entropy(network(rows.x[pick]), rows.y[pick]).backward()
         optimizer.step()
+    seconds = time.perf_counter() - started
     valid, test = (logits(network, data.splits[name].x) for name in ("valid", "test"))
     return {
         "valid_score": accuracy(valid, data.splits["valid"].y),
         "test_score": accuracy(test, data.splits["test"].y),
         "valid_loss": float(F.cross_entropy(valid, data.splits["valid"].y)),
+        "train_seconds": seconds,
     }
 
 
@@ -140,8 +144,9 @@ def fresh_head(network: nn.Module, model: LoadedModel, seed: int) -> list[nn.Par
         bound = layer.in_features**-0.5
         for p in (layer.weight, layer.bias):
             nn.init.uniform_(p, -bound, bound, generator=rng)
-            p.requires_grad_(True)
+            assert isinstance(p, nn.Parameter)
             found.append(p)
+            p.requires_grad_(True)
     return found
 
 

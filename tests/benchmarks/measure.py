@@ -87,6 +87,7 @@ def measure(
         per_trial = [taken / len(parts[name]) for taken in seconds[name]]
         ratios = [theirs / (ours / len(specs)) for theirs, ours in zip(per_trial, seconds[OURS], strict=True)]
         same = compare(specs, found[OURS], found[name])
+        same["training"] = training_ratio(specs, found[OURS], found[name])
         pairs.append({**pair, "trials": len(parts[name]), "seconds": seconds[name], "ratios": ratios, **same})
     return {
         "what": workload.what,
@@ -104,6 +105,13 @@ def timed(contender: Contender, specs: Sequence[TrialSpec]) -> tuple[float, Foun
     started = time.perf_counter()
     found = contender(specs)
     return time.perf_counter() - started, found
+
+
+def training_ratio(specs: Sequence[TrialSpec], ours: Found, theirs: Found) -> float | None:
+    """Return the ratio of the seconds in training steps alone, in the last repeat."""
+    both = [spec.trial_id for spec in specs if ours.get(spec.trial_id) and theirs.get(spec.trial_id)]
+    seconds = [sum(side[trial]["train_seconds"] for trial in both) for side in (theirs, ours)]
+    return seconds[0] / seconds[1] if seconds[1] else None
 
 
 def compare(specs: Sequence[TrialSpec], ours: Found, theirs: Found) -> dict[str, Any]:

@@ -17,9 +17,9 @@ import sweeper
 from sweeper.launch import launch
 from sweeper.results import ResultsStore
 from sweeper.trial import run_pack
-from tests.benchmarks.contenders import Rows, sweep
-from tests.benchmarks.measure import forget, prepare
-from tests.benchmarks.workloads import cheapest, lora_grid
+from tests.benchmarks.contenders import CONTENDERS, OURS, Rows, sweep
+from tests.benchmarks.measure import forget, prepare, timed
+from tests.benchmarks.workloads import cheapest, lora_grid, no_ops
 
 Figure = dict[str, Any]
 MIB = 2**20
@@ -59,6 +59,26 @@ def trials(repeats: int, quick: bool) -> list[Figure]:
             figure(f"{number} trials: missing in the store", "rows", [missing]),
         ]
     return found
+
+
+def overhead(repeats: int, quick: bool) -> list[Figure]:
+    """Take what a further trial costs that trains nothing, from a small sweep and a large one, in turn."""
+    small, large = (no_ops(number) for number in ((8, 16) if quick else (64, 512)))
+    found: dict[str, list[float]] = {OURS: [], "Ray Tune tuned": [], "Ray Tune tuned, loop by hand": []}
+    for _ in range(repeats):
+        for name, further in found.items():
+            seconds = [timed(CONTENDERS[name], specs)[0] for specs in (small, large)]
+            further.append((seconds[1] - seconds[0]) / (len(large) - len(small)))
+    bare = found["Ray Tune tuned, loop by hand"]
+    return [
+        *(
+            figure(f"a further trial that trains nothing: {name}", "ms", per(1, further))
+            for name, further in found.items()
+        ),
+        figure(
+            "the same, Ray Tune tuned and by hand / ours", "x", [b / a for a, b in zip(found[OURS], bare, strict=True)]
+        ),
+    ]
 
 
 def workers(repeats: int, quick: bool) -> list[Figure]:
@@ -150,6 +170,7 @@ def resident_mib() -> float:
 SCALING: dict[str, Callable[[int, bool], list[Figure]]] = {
     "start": start,
     "rows": rows,
+    "overhead": overhead,
     "trials": trials,
     "workers": workers,
 }

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PAIRS = (
-    "| against | trials | a trial | of ours | **ratio** | range | target | scores apart | losses apart | order |",
-    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    "| against | trials | a trial | of ours | **ratio** | range | target | training alone | scores apart | losses apart | order |",
+    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
 )
 FIGURES = ("| scaling | median | range |", "|---|--:|--:|")
 
@@ -39,7 +39,7 @@ def _where(report: Mapping[str, Any]) -> str:
 def _pair(workload: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
     target = "" if pair["target"] is None else f"≥ {pair['target']:g}x"
     if "note" in pair:
-        return f"| {pair['against']} | | | | | | {target} | {pair['note']} | | |"
+        return f"| {pair['against']} | | | | | | {target} | {pair['note']} | | | |"
     apart = pair["apart"]
     scores = [apart[name] for name in ("test_score", "valid_score") if apart[name] is not None]
     cells = [
@@ -50,6 +50,7 @@ def _pair(workload: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
         f"**{statistics.median(pair['ratios']):.3g}x**",
         f"{min(pair['ratios']):.3g} to {max(pair['ratios']):.3g}",
         target,
+        "" if pair["training"] is None else f"{pair['training']:.3g}x",
         f"{max(scores):.2g}" if scores else "not compared",
         "" if apart["valid_loss"] is None else f"{apart['valid_loss']:.1g}",
         f"{pair['swapped']} of {pair['pairs']} swapped" if pair["pairs"] else "",
