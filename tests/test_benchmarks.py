@@ -40,6 +40,7 @@ def test_heads_by_hand_are_the_same_trials(run: str) -> None:
     assert same["apart"]["valid_loss"] == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_lora_by_hand_is_the_same_trials() -> None:
     specs = lora_grid(quick=True)
     same = measure.compare(specs, loop(specs), loop(specs, "hand"))
@@ -64,7 +65,7 @@ def test_a_workload_is_measured_and_becomes_a_table(monkeypatch: pytest.MonkeyPa
     assert [pair["trials"] for pair in found["pairs"]] == [4, 2]
     report = {
         "versions": {"torch": "2"},
-        "cpu": "a CPU",
+        "cpu": "CPU",
         "cores": 2,
         "date": "2026-01-01T",
         "quick": True,

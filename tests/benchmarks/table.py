@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PAIRS = (
-    "| against | trials | a trial | ours | **ratio** | range | target | training alone | scores apart | losses | order |",
+    "| against | trials | a trial | ours | **ratio** | range | target | training | scores apart | losses | order |",
     "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
 )
 FIGURES = ("| scaling | median | range |", "|---|--:|--:|")
