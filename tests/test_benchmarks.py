@@ -93,6 +93,13 @@ def test_stores_grow() -> None:
     assert {line["unit"] for line in scaling.rows(repeats=1, quick=True)} == {"ms"}
 
 
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_trials_differ_and_the_quick_ones_are_fewer(name: str, no_op: None) -> None:
+    quick, whole = (WORKLOADS[name].specs(quick) for quick in (True, False))
+    assert 0 < len(quick) < len(whole)
+    assert len({spec.trial_id for spec in whole}) == len(whole)
+
+
 def test_names_are_those_of_the_tables() -> None:
     assert set(command.WORKLOAD_NAMES) == set(WORKLOADS)
     assert set(command.SCALING_NAMES) == set(scaling.SCALING)

@@ -105,7 +105,7 @@ def encoder(quick: bool) -> list[TrialSpec]:
 def strategies(quick: bool) -> list[TrialSpec]:
     """Return the first seed of the shipped grid `strategies` on the two smallest networks."""
     chosen = [spec for spec in load_grid("strategies").trials if spec.model in ("mlp", "small_cnn") and spec.seed == 0]
-    kept, _ = check_all([spec for spec in chosen if spec.task == "digits_shifted"])
+    kept, _ = check_all([spec for spec in chosen if spec.task == "digits_shifted"], lenient=True)
     return kept[:: len(kept) // 2] if quick else kept
 
 
