@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +23,8 @@ from sweeper.adapters_cli import adapters, without_folder
 from sweeper.command import run
 from sweeper.data_cli import DATA_OPTIONS, data, data_options, init, own_data_of
 from sweeper.results import Contents, ResultsStore, read_store
-from sweeper.spec import Status, TrialResult
+from sweeper.search import SEARCHES, rungs
+from sweeper.spec import Status, TrialResult, TrialSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +39,20 @@ results_option = click.option(
 format_option = click.option(
     "--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True, help="How to print."
 )
+
+
+class _Duration(click.ParamType):
+    """A time as people write it."""
+
+    name = "time"
+    units = MappingProxyType({"s": 1, "m": 60, "h": 3600})
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is no time: a number and a unit, such as 90s, 10m or 2h", param, ctx)
+        return float(found[1]) * self.units[found[2]]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -82,6 +101,14 @@ cli.add_command(init)
     type=click.IntRange(1),
     help="Trials that train together in one pass at most. [default: what is faster, measured]",
 )
+@click.option(
+    "--search",
+    type=click.Choice(["grid", *SEARCHES]),
+    default="grid",
+    show_default=True,
+    help="grid: every trial. " + " ".join(f"{name}: {search.summary}." for name, search in SEARCHES.items()),
+)
+@click.option("--budget", type=_Duration(), metavar="TIME", help="No trial starts after this long: 90s, 10m, 2h.")
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
@@ -96,6 +123,8 @@ def launch(
     data_name: str | None,
     models: tuple[str, ...],
     steps: int | None,
+    search: str,
+    budget: float | None,
     **resources: Any,
 ) -> None:
     """Run the trials of a grid that the store does not hold yet.
@@ -106,6 +135,7 @@ def launch(
     sweeper launch --grid my_grid.toml --results runs --cpus 4
     sweeper launch --grid strategies --strategy lora --strategy peft:vera
     sweeper launch --grid strategies --data reviews.csv --model minilm
+    sweeper launch --grid strategies --search halving --budget 10m
     """
     from sweeper.grid import load_grid
     from sweeper.trial import check_all
@@ -132,11 +162,16 @@ def launch(
     for left in left_out:
         _say(talk, f"Left out: {left.what}, {left.trials} trials: {left.reason}")
     if dry_run:
+        if search != "grid":
+            grid = replace(grid, trials=tuple(next(rungs(search, grid.trials))))
         _print_plan(grid, left_out, final, form)
         return
     _say(talk, f"{grid.name}: {grid.question}")
     if todo:
-        counts = _run(grid, todo, store, talk, {**resources, "address": address, "pack_size": pack})
+        if search == "grid":
+            already = len(grid.trials) - len(todo)
+            _say(talk, f"{len(todo)} trials to run, {already} already in {folder}. Starting Ray ...")
+        counts = _run(grid, store, talk, {**resources, "address": address, "pack_size": pack}, search, budget)
     else:
         counts = {}
         _say(talk, f"Nothing to run: all {len(grid.trials)} trials are in {folder}.")
@@ -145,38 +180,70 @@ def launch(
         sys.exit(3)
 
 
-def _run(grid: Grid, todo: list[Any], store: ResultsStore, talk: Console, how: dict[str, Any]) -> dict[Status, int]:
-    """Run trials and return how many ended how."""
-    known = len(grid.trials) - len(todo)
-    _say(talk, f"{len(todo)} trials to run, {known} already in {store.path}. Starting Ray ...")
-    from sweeper.launch import launch as run_sweep  # Ray takes seconds to import: the message comes first
-    from sweeper.progress import SweepProgress
+def _run(
+    grid: Grid, store: ResultsStore, talk: Console, how: dict[str, Any], search: str, budget: float | None
+) -> dict[Status, int]:
+    """Run what is missing, rung after rung of a search, and return how many trials ended how."""
+    from sweeper.launch import connected  # Ray takes seconds to import: the message comes first
 
-    progress = SweepProgress(len(todo), talk)
+    counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if how.pop("keep_weights") else None
     if kept:
         store.mark()  # a worker's folder must not be what makes it look like something else
+    climb, rows, until = rungs(search, grid.trials), None, None
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        stack.enter_context(connected(how["address"], how["cpus"]))
+        if budget is not None:
+            until = time.time() + budget
+        while True:
+            try:
+                trials = climb.send(rows)  # type: ignore[arg-type]  # the first takes nothing
+            except StopIteration:
+                break
+            counts += _run_all(trials, grid, store, talk, {**how, "weights": kept, "until": until}, search)
+            rows = _of(store.read().results, trials)
+            left = len(trials) - len(rows)
+            if left:
+                _say(talk, f"Time is up: {left} trials have not started; the same command goes on from there.")
+                break
+    if kept:
+        missing = without_folder(_of(store.read().results, grid.trials), kept)
+        _say(talk, f"Weights: {kept}")
+        if missing:
+            _say(talk, f"{len(missing)} complete trials have none there; `sweeper adapters save {missing[0].trial_id}`")
+    return counts
+
+
+def _run_all(
+    trials: Sequence[TrialSpec], grid: Grid, store: ResultsStore, talk: Console, how: dict[str, Any], search: str
+) -> Counter[Status]:
+    """Run those of these trials that the store does not hold."""
+    from sweeper.launch import launch as run_sweep
+    from sweeper.progress import SweepProgress
+
+    final = {row.trial_id for row in store.read().results if row.status.is_final} if store.path.exists() else set()
+    todo = [trial for trial in trials if trial.trial_id not in final]
+    if search != "grid":
+        steps = " or ".join(map(str, sorted({trial.train.steps for trial in trials})))
+        _say(talk, f"{search}: {len(trials)} trials of {steps} steps, {len(trials) - len(todo)} done before.")
+    progress = SweepProgress(len(todo), talk)
     try:
-        run_sweep(todo, store, progress, grid=grid.name, weights=kept, **how)
+        if todo:
+            run_sweep(todo, store, progress, grid=grid.name, **how)
     except KeyboardInterrupt:
         progress.close()
         done = f"{progress.done} finished trials are in {store.path}"
         _say(talk, f"Interrupted. {done}; the same command goes on from there.")
         raise
     finally:
-        store.close()
         progress.close()
-    if kept:
-        missing = without_folder(_of_grid(store.read().results, grid), kept)
-        _say(talk, f"Weights: {kept}")
-        if missing:
-            _say(talk, f"{len(missing)} complete trials have none there; `sweeper adapters save {missing[0].trial_id}`")
-    if progress.done < len(todo):
+    if progress.done < len(todo) and (how["until"] is None or time.time() < how["until"]):
         raise OSError(
             f"only {progress.done} of {len(todo)} trials have a row in {str(store.path)!r}; "
             "the same command runs the missing ones"
         )
-    return progress.counts
+    return Counter(progress.counts)
 
 
 def _print_plan(grid: Grid, left_out: Sequence[LeftOut], final: set[str], form: str) -> None:
@@ -202,7 +269,7 @@ def _print_outcome(
     from sweeper.summary import summarise
     from sweeper.table import as_json, print_summary
 
-    rows = _of_grid(store.read().results, grid)
+    rows = _of(store.read().results, grid.trials)
     lines = summarise(rows)
     picture = store.path / "pictures" / f"{grid.name}.png"
     following, why = _next_command(store, lines) if lines else (None, "")
@@ -236,9 +303,9 @@ def _print_outcome(
             _say(talk, f"({why})")
 
 
-def _of_grid(rows: list[TrialResult], grid: Grid) -> list[TrialResult]:
-    """Return the rows that are trials of a grid."""
-    wanted = {trial.trial_id for trial in grid.trials}
+def _of(rows: Sequence[TrialResult], trials: Sequence[TrialSpec]) -> list[TrialResult]:
+    """Return the rows that are of these trials."""
+    wanted = {trial.trial_id for trial in trials}
     return [row for row in rows if row.trial_id in wanted]
 
 
@@ -384,7 +451,7 @@ def show(
     if grid_name is not None:
         from sweeper.grid import load_grid
 
-        rows = _of_grid(rows, load_grid(grid_name))
+        rows = _of(rows, load_grid(grid_name).trials)
     rows.sort(key=lambda row: (row.spec.task, row.spec.model, row.spec.n_train, row.spec.strategy, str(row.spec)))
     if per_class or samples:
         from sweeper import per_class as classes

@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ class PackTrial(tune.Trainable):
         config: dict[str, Any],
         packs: Sequence[Any],
         plan: bool,
+        until: float | None,
         provenance: Mapping[str, Any],
         weights: str | None,
     ) -> None:
@@ -67,7 +69,7 @@ class PackTrial(tune.Trainable):
         import torch
 
         torch.set_num_threads(1)  # a pack has one CPU
-        self.packs, self.plan, self.provenance = packs, plan, provenance
+        self.packs, self.plan, self.until, self.provenance = packs, plan, until, provenance
         self.keep = Keeper(Path(weights), overwrite=True) if weights else None
         self.coming: Iterator[list[TrialResult]] | None = None
 
@@ -77,7 +79,9 @@ class PackTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run what of the pack trains together, and return its rows."""
+        """Run what of the pack trains together, and return its rows; none where the time is up."""
+        if self.until is not None and time.time() >= self.until:
+            return {"rows": [], "done": True}
         if self.coming is None:
             specs = [TrialSpec.from_dict(spec) for spec in self.packs[self.config["pack"]]]
             self.left = len(specs)
@@ -126,6 +130,8 @@ class _ToStore(tune.Callback):
         self._add([failed_row(spec, Status.FAILED, reason, self.provenance) for spec in specs])
 
     def _add(self, rows: list[TrialResult]) -> None:
+        if not rows:
+            return
         try:
             self.store.append(rows)
         except OSError as error:
@@ -147,6 +153,7 @@ def launch(
     address: str | None = None,
     pack_size: int | None = None,
     weights: Path | None = None,
+    until: float | None = None,
 ) -> None:
     """Run trials through Ray Tune; each row is in the store before the listener hears of it.
 
@@ -156,6 +163,7 @@ def launch(
         max_concurrent: Packs at once; as many as resources allow if ``None``.
         address: Ray cluster to run on ("auto", "host:port"); a local Ray if ``None``.
         pack_size: Trials that train together at most; if ``None``, as many as are faster together.
+        until: When no more trials start, in seconds since the epoch; what trains then is finished.
         weights: Where workers save what each complete trial learned; nowhere if ``None``.
 
     Raises:
@@ -166,7 +174,7 @@ def launch(
     if gpus_per_trial is not None and not (0 <= gpus_per_trial <= 1 or float(gpus_per_trial).is_integer()):
         raise ValueError(f"--gpus-per-trial must be a share of one GPU or a whole number, got {gpus_per_trial:g}")
     provenance = {**code(), "grid": grid}
-    with _ray(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
+    with connected(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
         gpus = ray.cluster_resources().get("GPU", 0.0)
         if gpus_per_trial is None:
             gpus_per_trial = 1.0 if gpus else 0.0
@@ -178,7 +186,7 @@ def launch(
         plain = [[spec.to_dict() for spec in pack] for pack in packs]
         where = None if weights is None else str(weights)
         trainable = tune.with_parameters(
-            PackTrial, packs=plain, plan=pack_size is None, provenance=provenance, weights=where
+            PackTrial, packs=plain, plan=pack_size is None, until=until, provenance=provenance, weights=where
         )
         to_store = _ToStore(packs, store, listener, provenance)
         tuner = tune.Tuner(
@@ -224,7 +232,7 @@ def _spread_seeds(packs: list[list[TrialSpec]]) -> list[list[TrialSpec]]:
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, cpus: int | None) -> Iterator[None]:
+def connected(address: str | None, cpus: int | None) -> Iterator[None]:
     """Connect to a cluster or start a local Ray, quietly; leave a Ray that was already there."""
     if ray.is_initialized():
         yield

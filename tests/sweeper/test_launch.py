@@ -88,6 +88,23 @@ def test_a_second_launch_runs_nothing_and_says_so(
     assert plan.splitlines()[-1] == "18 trials, 18 of them done."
 
 
+def test_a_search_gives_all_steps_to_the_best_alone_and_a_budget_ends_it(command: Command, tmp_path: Path) -> None:
+    launch = ["sweeper", "launch", "--grid", "smoke", "--search", "halving", "--format", "json"]
+    done = command(*launch, "--budget", "0.001s", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Time is up: 6 trials have not started; the same command goes on from there." in done.stderr
+    assert json.loads(done.stdout)["ran"] == 0
+    done = command(*launch, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    frame = sweeper.load_results(tmp_path / "results")
+    # 6 settings: 40 // 9 is too few steps for a rung, 13 are not; then the best 2 on all seeds.
+    assert dict(frame.groupby("steps").size()) == {13: 6, 40: 6}
+    first = frame[frame["steps"] == 13].sort_values("valid_score", ascending=False)
+    last = frame[frame["steps"] == 40]
+    assert set(last["lr"].astype(str) + last["hparams"]) == set((first["lr"].astype(str) + first["hparams"])[:2])
+    assert json.loads(done.stdout)["ran"] == 12
+
+
 def test_show_and_export_agree_with_the_store(
     smoke: tuple[Path, subprocess.CompletedProcess[str]], command: Command
 ) -> None:
