@@ -292,7 +292,7 @@ def narrow(module: nn.Module, member: int) -> nn.Module | None:
     if isinstance(module, MEMBER_LAYERS):
         return module.plain(member)
     merge: Callable[[int], nn.Module | None] | None = getattr(module, "merged", None)
-    if merge is not None:
+    if callable(merge):  # a layer of the package peft has a flag of that name
         return merge(member)
     plain = copy.copy(module)
     plain._modules = {}

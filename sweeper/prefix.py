@@ -116,8 +116,9 @@ class Prefix:
             return outputs
 
     def _read_or_make(self, split: Split) -> Tensor | None:
-        first = self.padded(self.compute(split.x[:1]), split)
-        if len(split) * first.numel() * first.element_size() > MOST_SPLIT:
+        first = self.compute(split.x[:1])
+        columns = split.x.shape[1] / first.shape[1] if _has_columns(first, split) else 1
+        if len(split) * first.numel() * first.element_size() * columns > MOST_SPLIT:
             return None
         folder = cache_folder() / "prefixes"
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ class Prefix:
                 with safe_open(file, framework="pt") as opened:
                     kept: Tensor = opened.get_tensor("activations")
                     return kept
-            activations = torch.cat([self.padded(self.compute(x), split) for x in split.x.split(BATCH)])
+            activations = self.joined([self.compute(x) for x in split.x.split(BATCH)], split)
             with contextlib.suppress(OSError):  # a full disk costs no more than the cache
                 temporary = file.with_name(f"{file.stem}.{secrets.token_hex(4)}.tmp")
                 try:
@@ -139,15 +140,14 @@ class Prefix:
                 _forget_oldest(folder)
             return activations
 
-    def padded(self, activations: Tensor, split: Split) -> Tensor:
-        """Return activations of some rows, for tokens with a column for each that the split has room for.
-
-        A batch has as many columns as it uses.
-        """
-        if activations.dim() != 3 or split.x.dim() != 2:
-            return activations
-        room = split.x.shape[1] - activations.shape[1]
-        return nn.functional.pad(activations, (0, 0, room, 0) if self.left else (0, 0, 0, room))
+    def joined(self, parts: Sequence[Tensor], split: Split) -> Tensor:
+        """Return the activations of all rows; a batch of tokens has as many columns as it uses, and gets the most."""
+        if _has_columns(parts[0], split):
+            most = max(part.shape[1] for part in parts)
+            room = [most - part.shape[1] for part in parts]
+            sides = [(0, 0, n, 0) if self.left else (0, 0, 0, n) for n in room]
+            parts = [nn.functional.pad(part, side) for part, side in zip(parts, sides, strict=True)]
+        return torch.cat(list(parts))
 
     @torch.no_grad()
     def compute(self, x: Tensor) -> Tensor:
@@ -241,6 +241,10 @@ def _cuts(model: LoadedModel, awake: Sequence[nn.Module]) -> Iterator[Prefix]:
             yield prefix
 
 
+def _has_columns(activations: Tensor, split: Split) -> bool:
+    return activations.dim() == 3 and split.x.dim() == 2
+
+
 def _inside(name: str, path: str) -> bool:
     return name == path or name.startswith(f"{path}.")
 
@@ -250,13 +254,12 @@ def _replays(prefix: Prefix, split: Split) -> bool:
     """Return whether a replay gives what the network gives, for a batch as wide as it comes and for a narrow one."""
     plain_network = prefix.model.merged(0)
     if plain_network is not None:  # one member alone is less work, and tells as much
-        one = replace(prefix.model, network=plain_network, seeds=prefix.model.seeds[:1], switches=[])
-        prefix = replace(prefix, model=one)
+        prefix = replace(prefix, model=prefix.model.one(plain_network))
     model = prefix.model
     device = next(model.network.parameters()).device
     rows = torch.tensor(sorted({0, len(split) - 1}))
     try:
-        kept = prefix.padded(prefix.compute(split.x[rows]), split)
+        kept = prefix.compute(split.x[rows])
         for some in (len(rows), 1):
             x = torch.cat([split.x[rows[:some]]] * model.members).to(device)
             activations = torch.cat([kept[:some]] * model.members).to(device)

@@ -265,7 +265,7 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
     off: list[dict[str, Any]] = [{}] * members
     if starts and model.can_switch_off:
         model.switch(False)
-        off = _scores("off_", metric, dataclasses.replace(model, seeds=model.seeds[:1]), data) * members
+        off = _scores("off_", metric, model.one(), data) * members
         model.switch(True)
 
     inference_flops = _inference_flops(model, specs, data)
@@ -419,8 +419,7 @@ def _inference_flops(model: LoadedModel, specs: Sequence[TrialSpec], data: TaskD
     """Return each member's `_row_flops` with everything merged that can be; the model is left as it was."""
     plain = model.merged(0)
     if plain is not None:
-        one = dataclasses.replace(model, network=plain, seeds=model.seeds[:1], switches=[])
-        return [_row_flops(one, data)] * len(specs)
+        return [_row_flops(model.one(plain), data)] * len(specs)
     # Merged, a layer is shaped as it was loaded: the same FLOPs as with the addition switched off.
     merging = [addition for addition in model.switches if addition.enabled and addition.merged(0) is not None]
     for addition in merging:

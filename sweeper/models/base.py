@@ -197,6 +197,14 @@ class LoadedModel:
         shared = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
         return replace(self, network=copy.deepcopy(self.network, shared), switches=[], seeds=(0,))
 
+    def one(self, network: nn.Module | None = None) -> LoadedModel:
+        """Return this model as one member's; with another network, as one without additions."""
+        view = copy.copy(self)
+        view.seeds = self.seeds[:1]
+        if network is not None:
+            view.network, view.switches, view.prefix = network, [], None
+        return view
+
     def replace(self, path: str, module: nn.Module) -> None:
         """Put a module at a path, in place of the one that stands there."""
         parent, _, name = path.rpartition(".")
