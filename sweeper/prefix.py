@@ -128,6 +128,7 @@ class Prefix:
                 os.utime(file)
                 with safe_open(file, framework="pt") as opened:
                     kept: Tensor = opened.get_tensor("activations")
+                if len(kept) == len(split) and kept.shape[2:] == first.shape[2:]:
                     return kept
             activations = self.joined([self.compute(x) for x in split.x.split(BATCH)], split)
             with contextlib.suppress(OSError):  # a full disk costs no more than the cache
