@@ -37,10 +37,13 @@ def _balanced_accuracy(true: Labels, predicted: Labels) -> float:
 
 
 def macro_f1(true: Labels, predicted: Labels) -> float:
-    """Return the mean over classes of F1."""
-    from sklearn.metrics import f1_score
+    """Return the mean of F1 over the classes that occur, or are predicted."""
+    import numpy as np  # scikit-learn's takes milliseconds a trial, most of it to check its arguments
 
-    return float(f1_score(true, predicted, average="macro", zero_division=0.0))
+    classes, numbers = np.unique([*true, *predicted], return_inverse=True)
+    right, given = numbers[: len(true)], numbers[len(true) :]
+    both = np.bincount(right[right == given], minlength=len(classes))
+    return float(np.mean(2 * both / np.bincount(numbers, minlength=len(classes))))
 
 
 def _r2(true: Labels, predicted: Labels) -> float:
