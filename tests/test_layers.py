@@ -19,6 +19,7 @@ LIGHT = {
     "sweeper.provenance",
     "sweeper.suggest",
     "sweeper.diagnose",
+    "sweeper.search",
 }
 ADVICE = {f"advisor.{name}" for name in ("situation", "rules", "evidence", "recommend", "report")}
 
