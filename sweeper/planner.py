@@ -23,6 +23,8 @@ from sweeper.train import train_pack
 STEPS = 4
 ARITHMETIC = 0.1
 """Seconds: a step on a CPU that takes longer alone is arithmetic, and is not measured in a pack as well."""
+WORTH = 0.9
+"""Less than this saves nothing over a whole run: few steps are measured, and short ones."""
 
 _known: dict[tuple[str, int], bool] = {}
 
@@ -50,7 +52,7 @@ def _measure(model: LoadedModel, data: TaskData, specs: Sequence[TrialSpec]) -> 
     if next(model.network.parameters()).device.type == "cpu" and alone > ARITHMETIC:
         return False
     try:
-        return _seconds(model, data, specs) < alone * len(specs)
+        return _seconds(model, data, specs) < WORTH * alone * len(specs)
     except (CannotPackError, torch.OutOfMemoryError, MemoryError):
         return False
 
