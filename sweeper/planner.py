@@ -26,7 +26,7 @@ ARITHMETIC = 0.1
 WORTH = 0.9
 """Less than this saves nothing over a whole run: few steps are measured, and short ones."""
 
-_known: dict[tuple[str, int], bool] = {}
+_known: dict[str, bool] = {}
 
 
 def pays(model: LoadedModel, data: TaskData, specs: Sequence[TrialSpec]) -> bool:
@@ -39,11 +39,9 @@ def pays(model: LoadedModel, data: TaskData, specs: Sequence[TrialSpec]) -> bool
     """
     alike = json.loads(pack_key(specs[0]))
     del alike["seed"], alike["train"]["steps"]
-    key = json.dumps(alike, sort_keys=True), len(specs)
-    if key not in _known:
-        # What one learned of fewer or more members is near enough.
-        others = [paid for (other, _), paid in _known.items() if other == key[0]]
-        _known[key] = others[0] if others else _measure(model, data, specs)
+    key = json.dumps(alike, sort_keys=True)
+    if key not in _known:  # what was learned of fewer or more members is near enough
+        _known[key] = _measure(model, data, specs)
     return _known[key]
 
 
