@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ RECIPE = 1  # part of the key: raise it when a change here changes what is kept
 BATCH = 64
 MOST_SPLIT, MOST_FOLDER = 512 * 2**20, 4 * 2**30
 """Bytes: a split whose activations are larger is not kept, a folder that grows larger loses its oldest files."""
+WORTH_SHARING = 1.0
+"""Seconds: a split that takes longer, row by row, is computed in parts, by all processes that want it at the same time."""
 RTOL, ATOL = 1e-4, 1e-5
 
 
@@ -116,30 +119,57 @@ class Prefix:
             return outputs
 
     def _read_or_make(self, split: Split) -> Tensor | None:
+        started = time.perf_counter()
         first = self.compute(split.x[:1])
+        seconds = time.perf_counter() - started
         columns = split.x.shape[1] / first.shape[1] if _has_columns(first, split) else 1
         if len(split) * first.numel() * first.element_size() * columns > MOST_SPLIT:
             return None
         folder = cache_folder() / "prefixes"
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{digest_of(self.key, [('x', split.x)])}.safetensors"
+        kept = _read(file, first, len(split))
+        if kept is None:
+            make = self._make_with_others if len(split) * seconds > WORTH_SHARING else self._make
+            kept = make(file, first, split)
+            _forget_oldest(folder)
+        return kept
+
+    def _make(self, file: Path, first: Tensor, split: Split) -> Tensor:
         with FileLock(file.with_suffix(".lock")):
-            with contextlib.suppress(SafetensorError, OSError):
-                os.utime(file)
-                with safe_open(file, framework="pt") as opened:
-                    kept: Tensor = opened.get_tensor("activations")
-                if len(kept) == len(split) and kept.shape[2:] == first.shape[2:]:
-                    return kept
-            activations = self.joined([self.compute(x) for x in split.x.split(BATCH)], split)
-            with contextlib.suppress(OSError):  # a full disk costs no more than the cache
-                temporary = file.with_name(f"{file.stem}.{secrets.token_hex(4)}.tmp")
-                try:
-                    save_file({"activations": activations}, temporary)
-                    temporary.replace(file)
-                finally:
-                    temporary.unlink(missing_ok=True)
-                _forget_oldest(folder)
-            return activations
+            kept = _read(file, first, len(split))  # somebody else's
+            if kept is None:
+                kept = self.joined([self.compute(x) for x in split.x.split(BATCH)], split)
+                _write(file, kept)
+            return kept
+
+    def _make_with_others(self, file: Path, first: Tensor, split: Split) -> Tensor:
+        """Compute part after part, leaving out those that another process has or is at, and put them together."""
+        parts = {
+            file.with_name(f"{file.stem}-{start}-{len(x)}.safetensors"): x
+            for start, x in zip(range(0, len(split), BATCH), split.x.split(BATCH), strict=True)
+        }
+        mine: dict[Path, Tensor] = {}
+        for wait in (0, -1):  # first what nobody is at, then what somebody was at and may have left
+            for part, x in parts.items():
+                if part in mine or file.exists():
+                    continue
+                with contextlib.suppress(Timeout), FileLock(part.with_suffix(".lock"), timeout=wait):
+                    found = _read(part, first, len(x))
+                    if found is None and not file.exists():  # the others may have put all parts together
+                        found = self.compute(x)
+                        _write(part, found)
+                    if found is not None:
+                        mine[part] = found
+        with FileLock(file.with_suffix(".lock")):
+            kept = _read(file, first, len(split))
+            if kept is None:
+                kept = self.joined([mine[part] if part in mine else self.compute(x) for part, x in parts.items()], split)
+                _write(file, kept)
+        for part in parts:
+            part.unlink(missing_ok=True)
+            part.with_suffix(".lock").unlink(missing_ok=True)
+        return kept
 
     def joined(self, parts: Sequence[Tensor], split: Split) -> Tensor:
         """Return the activations of all rows; a batch of tokens has as many columns as it uses, and gets the most."""
@@ -174,6 +204,27 @@ class Prefix:
         if not read or not isinstance(read[0], Tensor):
             raise TypeError("no tensor passes the cut")
         return read[0].cpu()
+
+
+def _read(file: Path, first: Tensor, rows: int) -> Tensor | None:
+    """Return the activations in a file, mapped; ``None`` where there is none, or one of another shape."""
+    with contextlib.suppress(SafetensorError, OSError):
+        os.utime(file)
+        with safe_open(file, framework="pt") as opened:
+            kept: Tensor = opened.get_tensor("activations")
+        if len(kept) == rows and kept.shape[2:] == first.shape[2:]:
+            return kept
+    return None
+
+
+def _write(file: Path, activations: Tensor) -> None:
+    with contextlib.suppress(OSError):  # a full disk costs no more than the cache
+        temporary = file.with_name(f"{file.stem}.{secrets.token_hex(4)}.tmp")
+        try:
+            save_file({"activations": activations.contiguous()}, temporary)
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,10 @@ from torch.nn.utils import parametrize
 from sweeper.members import MemberConv2d, MemberLinear, narrow, split, stack, to_channels
 from sweeper.models.base import Beside, Generators, derived_seed
 
+SMALL = 2**13
+"""Inputs times outputs: up to as many, one product with a weight formed for each member costs less than the base's
+product, two thin ones and a sum (1.3 to 2.4 times less at rank 8 on a CPU; from 128 x 128 on nothing)."""
+
 
 def fan_in_out(layer: nn.Module) -> tuple[int, int]:
     """Return the two sides of a layer's weight seen as a matrix: inputs (times kernel) and outputs."""
@@ -226,12 +230,26 @@ class LowRank(Beside):
             return self.base(x)
         if self.wide is not None:
             return self.wide(x)
+        if self._is_small() and (self.dropout is None or not self.dropout.training):
+            return self._with_formed_weights(x)
         y = self.base(x)
         term = self._term(x if self.dropout is None else self.dropout(x), self.a, self.b)
         if self.a0 is not None and self.b0 is not None:
             term = term - self._term(x, self.a0, self.b0)
         term = term.reshape(y.shape)
         return y + term if self.magnitude is None else self._scaled(y, term)
+
+    def _is_small(self) -> bool:
+        plain = type(self.base) is nn.Linear and self.magnitude is None and self.a0 is None
+        return plain and self.a.shape[1] * self.b.shape[2] <= SMALL
+
+    def _with_formed_weights(self, x: Tensor) -> Tensor:
+        base = self.base
+        assert isinstance(base, nn.Linear)
+        weights = torch.baddbmm(base.weight.t().unsqueeze(0), self.a, self.scale * self.b)
+        z = x.reshape(len(self.ranks), -1, x.shape[-1])
+        y = torch.bmm(z, weights) if base.bias is None else torch.baddbmm(base.bias, z, weights)
+        return y.reshape(*x.shape[:-1], -1)
 
     def _scaled(self, y: Tensor, term: Tensor) -> Tensor:
         # The magnitude scales what the weight does, and so not the bias that is already in `y`.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,28 @@ def test_files_are_shared_by_content_and_made_again_where_broken(own_cache: Path
     file.write_bytes(file.read_bytes()[:100])
     assert torch.equal(activations(), first)
     assert file.stat().st_ino != made
+
+
+def test_processes_that_want_the_same_rows_share_the_work(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix, "WORTH_SHARING", 0.0)
+    monkeypatch.setattr(prefix, "BATCH", 8)
+    split, computed = rows("small_cnn", "train"), []
+    compute = Prefix.compute
+
+    def slow(self: Prefix, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 1:
+            computed.append(x[0])
+            time.sleep(0.02)
+        return compute(self, x)
+
+    cuts = [find_prefix(build("small_cnn"), [split]) for _ in range(2)]
+    monkeypatch.setattr(Prefix, "compute", slow)
+    with ThreadPoolExecutor(2) as pool:
+        both = [*pool.map(lambda cut: cut.of(split), cuts)]
+    assert torch.equal(both[0], both[1])
+    torch.testing.assert_close(both[0], compute(cuts[0], split.x))
+    assert len(computed) == 5, "each of 5 parts once"
+    assert sum(file.suffix == ".safetensors" for file in own_cache.iterdir()) == 1
 
 
 def test_the_folder_is_bounded(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
