@@ -22,6 +22,7 @@ from sweeper import __version__
 from sweeper.adapters_cli import adapters, without_folder
 from sweeper.command import run
 from sweeper.data_cli import DATA_OPTIONS, data, data_options, init, own_data_of
+from sweeper.early_stop import RULES
 from sweeper.results import Contents, ResultsStore, read_store
 from sweeper.search import SEARCHES, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
@@ -109,6 +110,11 @@ cli.add_command(init)
     help="grid: every trial. " + " ".join(f"{name}: {search.summary}." for name, search in SEARCHES.items()),
 )
 @click.option("--budget", type=_Duration(), metavar="TIME", help="No trial starts after this long: 90s, 10m, 2h.")
+@click.option(
+    "--early-stop",
+    type=click.Choice([*RULES]),
+    help="Stop trials that fall behind. " + " ".join(f"{name}: {text}." for name, text in RULES.items()),
+)
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
@@ -125,6 +131,7 @@ def launch(
     steps: int | None,
     search: str,
     budget: float | None,
+    early_stop: str | None,
     **resources: Any,
 ) -> None:
     """Run the trials of a grid that the store does not hold yet.
@@ -136,6 +143,7 @@ def launch(
     sweeper launch --grid strategies --strategy lora --strategy peft:vera
     sweeper launch --grid strategies --data reviews.csv --model minilm
     sweeper launch --grid strategies --search halving --budget 10m
+    sweeper launch --grid strategies --early-stop median
     """
     from sweeper.grid import load_grid
     from sweeper.trial import check_all
@@ -152,7 +160,7 @@ def launch(
         raise ValueError(f"{grid_name}: {error}") from None
     grid = replace(grid, trials=tuple(trials))
     contents = store.read() if store.path.exists() else Contents()
-    final = {result.trial_id for result in contents.results if result.status.is_final}
+    final = _done(contents.results, early_stop)
     todo = [trial for trial in grid.trials if trial.trial_id not in final]
 
     out, talk = _console(), _console(stderr=True)
@@ -171,7 +179,8 @@ def launch(
         if search == "grid":
             already = len(grid.trials) - len(todo)
             _say(talk, f"{len(todo)} trials to run, {already} already in {folder}. Starting Ray ...")
-        counts = _run(grid, store, talk, {**resources, "address": address, "pack_size": pack}, search, budget)
+        how = {**resources, "address": address, "pack_size": pack, "early_stop": early_stop}
+        counts = _run(grid, store, talk, how, search, budget)
     else:
         counts = {}
         _say(talk, f"Nothing to run: all {len(grid.trials)} trials are in {folder}.")
@@ -219,10 +228,12 @@ def _run_all(
     trials: Sequence[TrialSpec], grid: Grid, store: ResultsStore, talk: Console, how: dict[str, Any], search: str
 ) -> Counter[Status]:
     """Run those of these trials that the store does not hold."""
+    from sweeper.early_stop import EarlyStop
     from sweeper.launch import launch as run_sweep
     from sweeper.progress import SweepProgress
 
-    final = {row.trial_id for row in store.read().results if row.status.is_final} if store.path.exists() else set()
+    stored = store.read().results if store.path.exists() else []
+    final = _done(stored, how["early_stop"])
     todo = [trial for trial in trials if trial.trial_id not in final]
     if search != "grid":
         steps = " or ".join(map(str, sorted({trial.train.steps for trial in trials})))
@@ -230,7 +241,8 @@ def _run_all(
     progress = SweepProgress(len(todo), talk)
     try:
         if todo:
-            run_sweep(todo, store, progress, grid=grid.name, **how)
+            judge = EarlyStop(how["early_stop"], _of(stored, trials)) if how["early_stop"] else None
+            run_sweep(todo, store, progress, grid=grid.name, **{**how, "early_stop": judge})
     except KeyboardInterrupt:
         progress.close()
         done = f"{progress.done} finished trials are in {store.path}"
@@ -301,6 +313,11 @@ def _print_outcome(
         _say(talk, f"Next: {following}")
         if why:
             _say(talk, f"({why})")
+
+
+def _done(rows: Sequence[TrialResult], early_stop: str | None) -> set[str]:
+    """Return the ids of trials that need not run; one that was stopped early has not run where nobody stops."""
+    return {row.trial_id for row in rows if row.status.is_final and (early_stop or row.status is not Status.PRUNED)}
 
 
 def _of(rows: Sequence[TrialResult], trials: Sequence[TrialSpec]) -> list[TrialResult]:

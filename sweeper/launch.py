@@ -8,6 +8,7 @@ killed goes on by being launched again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -32,6 +33,8 @@ import ray
 from ray import tune
 
 from sweeper.adapters import Keeper
+from sweeper.allocator import keep_freed_memory
+from sweeper.early_stop import EarlyStop
 from sweeper.pack import make_packs
 from sweeper.provenance import code, environment
 from sweeper.results import ResultsStore
@@ -64,13 +67,16 @@ class PackTrial(tune.Trainable):
         until: float | None,
         provenance: Mapping[str, Any],
         weights: str | None,
+        early_stop: Any,
     ) -> None:
         """Remember the packs; `config` names one of them by its number."""
         import torch
 
         torch.set_num_threads(1)  # a pack has one CPU
+        keep_freed_memory()
         self.packs, self.plan, self.until, self.provenance = packs, plan, until, provenance
         self.keep = Keeper(Path(weights), overwrite=True) if weights else None
+        self.judge = None if early_stop is None else functools.partial(_ask, early_stop)
         self.coming: Iterator[list[TrialResult]] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -85,7 +91,8 @@ class PackTrial(tune.Trainable):
         if self.coming is None:
             specs = [TrialSpec.from_dict(spec) for spec in self.packs[self.config["pack"]]]
             self.left = len(specs)
-            self.coming = run_planned(specs, {**self.provenance, **environment()}, self.keep, self.plan)
+            provenance = {**self.provenance, **environment()}
+            self.coming = run_planned(specs, provenance, self.keep, self.plan, self.judge)
         rows = next(self.coming)
         self.left -= len(rows)
         return {"rows": [row.to_dict() for row in rows], "done": not self.left}
@@ -95,6 +102,25 @@ class PackTrial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Load nothing."""
+
+
+class _Judge:
+    """An actor that all workers ask."""
+
+    def __init__(self, early_stop: EarlyStop) -> None:
+        self.early_stop = early_stop
+
+    def judge(self, step: int, trials: Sequence[TrialSpec], scores: Sequence[float]) -> Mapping[str, str]:
+        return self.early_stop.judge(step, trials, scores)
+
+
+def _ask(early_stop: Any, step: int, trials: Sequence[TrialSpec], scores: Sequence[float]) -> Mapping[str, str]:
+    """Ask the sweep's one `EarlyStop`; without it a trial trains to its end."""
+    try:
+        reasons: Mapping[str, str] = ray.get(early_stop.judge.remote(step, trials, scores))
+    except ray.exceptions.RayError:
+        return {}
+    return reasons
 
 
 class _ToStore(tune.Callback):
@@ -154,6 +180,7 @@ def launch(
     pack_size: int | None = None,
     weights: Path | None = None,
     until: float | None = None,
+    early_stop: EarlyStop | None = None,
 ) -> None:
     """Run trials through Ray Tune; each row is in the store before the listener hears of it.
 
@@ -164,6 +191,7 @@ def launch(
         address: Ray cluster to run on ("auto", "host:port"); a local Ray if ``None``.
         pack_size: Trials that train together at most; if ``None``, as many as are faster together.
         until: When no more trials start, in seconds since the epoch; what trains then is finished.
+        early_stop: Says which trials stop before their end; ``None``: none does.
         weights: Where workers save what each complete trial learned; nowhere if ``None``.
 
     Raises:
@@ -185,8 +213,15 @@ def launch(
         packs = _spread_seeds(make_packs(trials, pack_size, workers))
         plain = [[spec.to_dict() for spec in pack] for pack in packs]
         where = None if weights is None else str(weights)
+        judge = None if early_stop is None else ray.remote(num_cpus=0)(_Judge).remote(early_stop)
         trainable = tune.with_parameters(
-            PackTrial, packs=plain, plan=pack_size is None, until=until, provenance=provenance, weights=where
+            PackTrial,
+            packs=plain,
+            plan=pack_size is None,
+            until=until,
+            provenance=provenance,
+            weights=where,
+            early_stop=judge,
         )
         to_store = _ToStore(packs, store, listener, provenance)
         tuner = tune.Tuner(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from sweeper.leave import of_kept, place_in
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
@@ -28,6 +30,25 @@ class MemberAdamW:
             for p, rate in params.items()
         ]
         self.steps = 0
+
+    def params(self) -> list[nn.Parameter]:
+        """Return what it updates."""
+        return [p for p, *_ in self.state]
+
+    def carry(self, other: MemberAdamW, kept: Sequence[int], names: Mapping[nn.Parameter, str]) -> None:
+        """Have another one, on some of the members, go on where this one is.
+
+        Args:
+            other: On the same parameters of a smaller pack.
+            kept: The places of its members in this one's pack.
+            names: Of the parameters, this one's and the other's.
+        """
+        mine = {names[p]: (mean, square) for p, _, _, mean, square in self.state}
+        for p, _, _, mean, square in other.state:
+            name = names[p]
+            for old, new in zip(mine[place_in(name, kept)], (mean, square), strict=True):
+                new.copy_(of_kept(old, new, kept, name))
+        other.steps = self.steps
 
     @torch.no_grad()
     def step(self, factor: float) -> None:

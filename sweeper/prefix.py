@@ -35,7 +35,7 @@ BATCH = 64
 MOST_SPLIT, MOST_FOLDER = 512 * 2**20, 4 * 2**30
 """Bytes: a split whose activations are larger is not kept, a folder that grows larger loses its oldest files."""
 WORTH_SHARING = 1.0
-"""Seconds: a split that takes longer, row by row, is computed in parts, by all processes that want it at the same time."""
+"""Seconds: a split that takes longer, row by row, is computed in parts, by all processes that want it then."""
 RTOL, ATOL = 1e-4, 1e-5
 
 
@@ -164,7 +164,9 @@ class Prefix:
         with FileLock(file.with_suffix(".lock")):
             kept = _read(file, first, len(split))
             if kept is None:
-                kept = self.joined([mine[part] if part in mine else self.compute(x) for part, x in parts.items()], split)
+                kept = self.joined(
+                    [mine[part] if part in mine else self.compute(x) for part, x in parts.items()], split
+                )
                 _write(file, kept)
         for part in parts:
             part.unlink(missing_ok=True)

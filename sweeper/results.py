@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.provenance import now
-from sweeper.spec import TrialResult
+from sweeper.spec import Status, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +174,7 @@ def read_store(path: str | Path) -> Contents:
 
 
 # Trial id -> the row that counts so far, and what it won by: whether it is final, and when it was made.
-Newest = dict[str, tuple[tuple[bool, str], TrialResult]]
+Newest = dict[str, tuple[tuple[int, str], TrialResult]]
 
 
 def _read_folders(folders: Iterable[Path]) -> Contents:
@@ -201,8 +201,10 @@ def _read_folder(folder: Path, newest: Newest, contents: Contents) -> None:
             except ValueError as error:
                 contents.damage.append(Damage(file, number, str(error)))
                 continue
-            # A trial that is done stays done: a crash of a later or parallel launch does not undo it.
-            rank = (result.status.is_final, str(result.provenance.get("recorded_at", "")))
+            # A trial that is done stays done: a crash of a later or parallel launch does not undo it, nor does one
+            # that stops trials early.
+            done = result.status.is_final + (result.status.is_final and result.status is not Status.PRUNED)
+            rank = (done, str(result.provenance.get("recorded_at", "")))
             known = newest.get(result.trial_id)
             if known is None or rank >= known[0]:
                 newest[result.trial_id] = (rank, result)

@@ -6,9 +6,8 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from sweeper.flops import FlopCounter
+from sweeper.leave import smaller
 from sweeper.members import member_of
 from sweeper.metrics import METRICS
 from sweeper.models.base import LoadedModel, generators
@@ -37,15 +37,24 @@ class Trained:
 
     curve: list[dict[str, float]] = field(default_factory=list)
     train_seconds: float = 0.0
+    step_durations: list[float] = field(default_factory=list)
+    """Of each step, in seconds, of the whole pack."""
     step_seconds: float = 0.0
-    """The median step's, of the whole pack."""
+    """The median of these."""
     train_flops: int = 0
     kept_blocks: int = 0
     """Blocks that the last stage did not compute, because what they put out was kept (`sweeper.prefix`)."""
     trainable_params: int = 0
+    total_params: int = 0
     saved_bytes: int = 0
     diverged: str | None = None
     """One line on the first loss, or the weights, that were not finite."""
+    stopped: str | None = None
+    """One line on why it was not trained to the end."""
+    left: bool = False
+    """Whether it diverged or was stopped at a point of the curve before the last."""
+    place: int | None = None
+    """Where in the trained pack it is; ``None`` if the pack became smaller when it left."""
 
 
 def batches(n: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
@@ -98,6 +107,12 @@ class Draws:
                 self.prefix.remember(x, torch.cat(parts).to(self.device))
         self.rows += len(picks[0])
         return x, y.to(self.device)
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Draw for some of the members only, each going on where it was."""
+        self.splits = {name: [own[k] for k in members] for name, own in self.splits.items()}
+        self.seeds = [self.seeds[k] for k in members]
+        self.orders = {what: [streams[k] for k in members] for what, streams in self.orders.items()}
 
     def _streams(self, split: str, share: float) -> list[Iterator[Tensor]]:
         # Seeds of their own for all but the ordinary stream, whose numbers stored trials depend on.
@@ -225,6 +240,10 @@ def optimizer_for(model: LoadedModel, stage: Stage, trains: Sequence[TrainArgs])
     return MemberAdamW(rates, decays)
 
 
+Stop = Callable[[int, Sequence[int], Sequence[float]], Mapping[int, str]]
+"""From a step, the numbers of members and their scores on validation to those that are to leave, and why."""
+
+
 def train_pack(
     model: LoadedModel,
     strategies: Sequence[Strategy],
@@ -233,8 +252,11 @@ def train_pack(
     valid_splits: Sequence[Split],
     metric: str,
     others: Mapping[str, Split] = MappingProxyType({}),
+    stop: Stop | None = None,
 ) -> list[Trained]:
     """Train all members together and return what was measured of each; the model is changed in place.
+
+    A member that diverges, or is stopped, leaves: from then on the model is a pack of the others (`Trained.place`).
 
     Args:
         model: A frozen network; it has one seed for each member.
@@ -244,80 +266,148 @@ def train_pack(
         valid_splits: Scored at each point of the curve.
         metric: Name of the score; empty for no curve.
         others: What a stage may draw from besides, the same for all members: "source_train", where there is one.
+        stop: Asked at each point of the curve but the last; ``None``: nobody is stopped.
 
     Raises:
         NotApplicableError: a stage needs rows that are not there.
     """
     device = next(model.network.parameters()).device
-    train = trains[0]
-    trained = [Trained() for _ in trains]
+    train, base = trains[0], model.beside()
+    trained = [Trained(place=k) for k in range(len(trains))]
+    here = [*range(len(trains))]  # the members in the model, whether or not they still count
     splits = {"train": train_splits, **{name: [split] * len(trains) for name, split in others.items()}}
     draw = Draws(splits, train.batch_size, model.seeds, device)
     points = {round(train.steps * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)} if metric else set()
     losses: list[Tensor] = []
     ever_trained: dict[int, Parameter] = {}
-    durations: list[list[float]] = []  # of each step of each stage
-    step, shares, flops = 0, 0.0, 0.0
+    step, shares, begun = 0, 0.0, 0
+    stages = strategies[0].adapt(model, strategies)
 
-    for stage in strategies[0].adapt(model, strategies):
+    while (stage := next(stages, None)) is not None:
+        begun += 1
         check_needs(strategies[0].name, stage, splits)
         model.network.to(device)
-        optimizer = optimizer_for(model, stage, trains)
-        draw.to_come = train.steps * train.batch_size * len(trains)
-        prefix = find_prefix(model, train_splits)
-        # The first step counts FLOPs as if nothing were kept. With a cut at the head that is what the kept
-        # part costs and what the head does; any other cut leaves something before it to be computed again.
-        model.prefix = draw.prefix = prefix if prefix is not None and prefix.head else None
-        if model.prefix is not None and draw.to_come >= len(train_splits[0]):
-            for split in train_splits:
-                model.prefix.of(split)
-        draw.kept = {"train"}  # others would be computed, and counted, within the step
+        optimizer = optimizer_for(model, stage, [trains[k] for k in here])
         ever_trained.update({id(p): p for p in model.trainable().values()})
         shares += stage.share
-        durations.append([])
-        drawn, flops_per_row, counter = draw.rows, 0.0, FlopCounter()
-        for _ in range(stage_steps(shares, step, train.steps)):
-            started = time.perf_counter()
-            with contextlib.nullcontext() if durations[-1] else counter:
-                loss = stage.objective(model, draw)
-                loss.sum().backward()
-            optimizer.step(schedule(step, train))
-            losses.append(loss.detach())
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            durations[-1].append(time.perf_counter() - started)
-            if len(durations[-1]) == 1:
-                counted = counter.get_total_flops() + (0 if draw.prefix is None else draw.prefix.spared())
-                flops_per_row = counted / (draw.rows - drawn)
-                model.prefix, draw.prefix, draw.kept = prefix, prefix, {*splits}
-            step += 1
-            if step in points:
-                seconds = _seconds(durations) / len(trained)
-                _add_point(trained, step, seconds, torch.stack(losses), metric, predict(model, valid_splits))
-                losses.clear()
-        flops += flops_per_row * (draw.rows - drawn)
+        end = step + stage_steps(shares, step, train.steps)
+        while step < end:  # once, and once more after each time that members left
+            draw.to_come = train.steps * train.batch_size * len(here)
+            prefix = find_prefix(model, draw.splits["train"])
+            # The first step counts FLOPs as if nothing were kept. With a cut at the head that is what the kept
+            # part costs and what the head does; any other cut leaves something before it to be computed again.
+            model.prefix = draw.prefix = prefix if prefix is not None and prefix.head else None
+            if model.prefix is not None and draw.to_come >= len(train_splits[0]):
+                for split in draw.splits["train"]:
+                    model.prefix.of(split)
+            draw.kept = {"train"}  # others would be computed, and counted, within the step
+            durations: list[float] = []
+            drawn, flops_per_row, counter = draw.rows, 0.0, FlopCounter()
+            left: list[int] = []
+            while step < end and not left:
+                started = time.perf_counter()
+                with contextlib.nullcontext() if durations else counter:
+                    loss = stage.objective(model, draw)
+                    loss.sum().backward()
+                optimizer.step(schedule(step, train))
+                losses.append(loss.detach())
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                durations.append(time.perf_counter() - started)
+                if len(durations) == 1:
+                    counted = counter.get_total_flops() + (0 if draw.prefix is None else draw.prefix.spared())
+                    flops_per_row = counted / (draw.rows - drawn)
+                    model.prefix, draw.prefix, draw.kept = prefix, prefix, {*draw.splits}
+                step += 1
+                if step in points:
+                    some = [trained[k] for k in here]
+                    found = predict(model, [valid_splits[k] for k in here])
+                    _add_point(some, step, _seconds(durations) / len(here), torch.stack(losses), metric, found)
+                    losses.clear()
+                    if step < train.steps:
+                        left = _leaving(trained, here, step, stop)
+            for place, k in enumerate(here):
+                member = trained[k]
+                if not member.left:
+                    member.train_seconds += _seconds(durations) / len(here)
+                    member.step_durations += durations
+                    member.train_flops += round(flops_per_row * (draw.rows - drawn) / len(here))
+                if k in left:
+                    _settle(member, model, place, ever_trained.values())
+                    member.left = True
+            if left:
+                stay = [place for place, k in enumerate(here) if not trained[k].left]
+                if not stay:
+                    return trained
+                chosen = [here[place] for place in stay]
+                with contextlib.suppress(ValueError):  # else those who left stay in it, and nobody counts them
+                    pack, to_come, same_stage = smaller(model, base, [strategies[k] for k in chosen], stay, begun)
+                    names = {p: name for one in (model, pack) for name, p in one.network.named_parameters()}
+                    own = dict(pack.network.named_parameters())
+                    after = optimizer_for(pack, same_stage, [trains[k] for k in chosen])
+                    optimizer.carry(after, stay, names)
+                    ever_trained = {id(p): p for p in _again(ever_trained.values(), names, own)}
+                    vars(model).update(vars(pack))
+                    optimizer, stages, stage, here = after, to_come, same_stage, chosen
+                    draw.keep(stay)
+                    for k, member in enumerate(trained):
+                        member.place = here.index(k) if k in here else None
 
-    finite = _all_finite(model, len(trained))
-    for k, member in enumerate(trained):
-        member.train_seconds = _seconds(durations) / len(trained)
-        member.step_seconds = statistics.median(chain.from_iterable(durations))
-        member.kept_blocks = 0 if model.prefix is None else len(model.prefix.before)
-        member.train_flops = round(flops / len(trained))
-        member.trainable_params = model.params_of(k, ever_trained.values())
-        for size in {p.element_size() for p in ever_trained.values()}:
-            alike = [p for p in ever_trained.values() if p.element_size() == size]
-            member.saved_bytes += size * model.params_of(k, alike)
-        if not finite[k] and not member.diverged:
+    finite = _all_finite(model, len(here))
+    for place, k in enumerate(here):
+        member = trained[k]
+        if member.left:
+            continue
+        _settle(member, model, place, ever_trained.values())
+        if not finite[place] and not member.diverged:
             member.diverged = f"the weights were not finite after step {step}"
     return trained
 
 
-def _seconds(durations: Sequence[Sequence[float]]) -> float:
-    """Return what the steps of all stages took, the first of each stage counted as an average one.
+def _leaving(trained: Sequence[Trained], here: Sequence[int], step: int, stop: Stop | None) -> list[int]:
+    """Return the members that leave at a point of the curve, each with its reason noted."""
+    counted = [k for k in here if not trained[k].left]
+    going = [k for k in counted if trained[k].diverged]
+    going_on = [k for k in counted if k not in going]
+    if stop is not None and going_on:
+        scores = [trained[k].curve[-1]["valid_score"] for k in going_on]
+        for k, reason in stop(step, going_on, scores).items():
+            trained[k].stopped = reason
+            going.append(k)
+    return going
+
+
+def _again(
+    params: Collection[Parameter], names: Mapping[Parameter, str], own: Mapping[str, Parameter]
+) -> list[Parameter]:
+    """Return the same parameters of a smaller pack.
+
+    Raises:
+        ValueError: one of them is not in the network any more.
+    """
+    if any(p not in names for p in params):
+        raise ValueError("a parameter that trained is in the network no more")
+    # Of a copy for each member the smaller pack has fewer.
+    return [own[names[p]] for p in params if names[p] in own]
+
+
+def _settle(member: Trained, model: LoadedModel, place: int, ever_trained: Collection[Parameter]) -> None:
+    """Note what is known of a member when it ends."""
+    member.step_seconds = statistics.median(member.step_durations)
+    member.kept_blocks = 0 if model.prefix is None else len(model.prefix.before)
+    member.trainable_params = model.params_of(place, ever_trained)
+    member.total_params = model.total_params(place)
+    for size in {p.element_size() for p in ever_trained}:
+        alike = [p for p in ever_trained if p.element_size() == size]
+        member.saved_bytes += size * model.params_of(place, alike)
+
+
+def _seconds(durations: Sequence[float]) -> float:
+    """Return what steps took, the first counted as an average one.
 
     It also pays for allocation, kernel choice and the counting of FLOPs.
     """
-    return sum(len(stage) * statistics.fmean(stage[1:] or stage) for stage in durations if stage)
+    return len(durations) * statistics.fmean(durations[1:] or durations)
 
 
 def _all_finite(model: LoadedModel, members: int) -> list[bool]:
@@ -337,14 +427,14 @@ def _add_point(
     compute = METRICS[metric].compute
     assert compute is not None
     for member, own, found in zip(trained, losses.T.tolist(), valid, strict=True):
-        if member.diverged:
+        if member.left:
             continue
         for offset, value in enumerate(own):
             if not math.isfinite(value):
                 member.diverged = f"the training loss was {value} at step {step - len(own) + offset + 1}"
                 break
         else:
-            point = {"step": step, "seconds": seconds, "train_loss": sum(own) / len(own)}
+            point = {"step": step, "seconds": member.train_seconds + seconds, "train_loss": sum(own) / len(own)}
             if math.isfinite(found.loss):
                 point["valid_loss"] = found.loss
             member.curve.append({**point, "valid_score": compute(found.true, found.predicted)})

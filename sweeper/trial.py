@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sweeper import generation, planner
+from sweeper.allocator import give_back
 from sweeper.diagnose import diagnose
 from sweeper.facts import task_facts
 from sweeper.flops import FlopCounter
@@ -35,19 +36,23 @@ from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.strategies import Strategy, find_strategy
 from sweeper.strategies.base import check_needs
 from sweeper.tasks import TaskData, find_task
-from sweeper.train import Predicted, Trained, predict, score, train_pack
+from sweeper.train import Predicted, Stop, Trained, predict, score, train_pack
 from sweeper.work import CLASSIFICATION, GENERATION, REGRESSION, TAGGING
 
 MOST_CLASSES = 50
 """Up to as many a row holds the confusion matrix: beyond, it would be longer than all the rest."""
 
 
+Judge = Callable[[int, Sequence[TrialSpec], Sequence[float]], Mapping[str, str]]
+"""From a step, trials and their scores on validation to the ids of those that are to stop, and why."""
+
+
 def run_trials(
-    specs: Iterable[TrialSpec], pack_size: int | None = None, grid: str | None = None
+    specs: Iterable[TrialSpec], pack_size: int | None = None, grid: str | None = None, judge: Judge | None = None
 ) -> Iterator[TrialResult]:
     """Run trials in this process, pack after pack, and yield a row for each."""
     for pack in make_packs(list(specs), pack_size):
-        yield from run_pack(pack, {**code(), **environment(), "grid": grid})
+        yield from run_pack(pack, {**code(), **environment(), "grid": grid}, judge=judge)
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,9 @@ class _SlowerTogetherError(Exception):
     """These trials take longer in one pack than one after the other."""
 
 
-def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None = None) -> list[TrialResult]:
+def run_pack(
+    specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None = None, judge: Judge | None = None
+) -> list[TrialResult]:
     """Train trials that `make_packs` put together in one pass, and return a row for each, whatever happens.
 
     What goes wrong is a finding: the row's status and error say it. A pack that does not fit into
@@ -149,21 +156,26 @@ def run_pack(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Ke
     Args:
         provenance: What every row carries besides the time.
         keep: Called for each complete trial while its weights are there; what it raises is the trial's end too.
+        judge: Says at each point of the curves but the last which trials stop.
     """
-    return [row for rows in run_planned(specs, provenance, keep, plan=False) for row in rows]
+    return [row for rows in run_planned(specs, provenance, keep, False, judge) for row in rows]
 
 
 def run_planned(
-    specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None = None, plan: bool = True
+    specs: Sequence[TrialSpec],
+    provenance: Mapping[str, Any],
+    keep: Keep | None = None,
+    plan: bool = True,
+    judge: Judge | None = None,
 ) -> Iterator[list[TrialResult]]:
     """Yield the rows of `run_pack` as they are there: the trials train one after the other where that is faster."""
     try:
-        yield _run(specs, provenance, keep, plan)
+        yield _run(specs, provenance, keep, plan, judge)
         return
     except (CannotPackError, _SlowerTogetherError) as error:
         if len(specs) > 1:
             for spec in specs:
-                yield from run_planned([spec], provenance, keep)
+                yield from run_planned([spec], provenance, keep, plan, judge)
             return
         status, reason = Status.FAILED, _one_line(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -175,7 +187,7 @@ def run_planned(
     if status is Status.OUT_OF_MEMORY and len(specs) > 1:
         half = len(specs) // 2
         for part in (specs[:half], specs[half:]):
-            yield from run_planned(part, provenance, keep, plan)
+            yield from run_planned(part, provenance, keep, plan, judge)
         return
     yield [failed_row(spec, status, reason, provenance) for spec in specs]
 
@@ -235,7 +247,9 @@ def untrained(spec: TrialSpec, seeds: Sequence[int]) -> tuple[LoadedModel, TaskD
     return model, data.encoded(model.encode)
 
 
-def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None, plan: bool) -> list[TrialResult]:
+def _run(
+    specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None, plan: bool, judge: Judge | None
+) -> list[TrialResult]:
     model, data = untrained(specs[0], [spec.seed for spec in specs])
     if plan and len(specs) > 1 and not planner.pays(model, data, specs):
         raise _SlowerTogetherError
@@ -257,18 +271,25 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
         [data.splits["valid"]] * members,
         metric,
         {name: data.splits[name] for name in ("source_train",) if name in data.splits},
+        _stop(judge, specs),
     )
     peak = memory.peak_bytes()
 
-    after = _scores("", metric, model, data)
-    model.prefix = None
+    found = {k: measured.place for k, measured in enumerate(trained) if measured.place is not None}
+    there = sorted(found, key=lambda k: found[k])  # the members in the model
+    after: list[dict[str, Any]] = [{}] * members
     off: list[dict[str, Any]] = [{}] * members
-    if starts and model.can_switch_off:
-        model.switch(False)
-        off = _scores("off_", metric, model.one(), data) * members
-        model.switch(True)
+    inference_flops: dict[int, int] = {}
+    if not all(measured.left for measured in trained):
+        for k, scores in zip(there, _scores("", metric, model, data), strict=True):
+            after[k] = scores
+        model.prefix = None
+        if starts and model.can_switch_off:
+            model.switch(False)
+            off = _scores("off_", metric, model.one(), data) * members
+            model.switch(True)
+        inference_flops = dict(zip(there, _inference_flops(model, [specs[k] for k in there], data), strict=True))
 
-    inference_flops = _inference_flops(model, specs, data)
     rows = []
     for k, spec in enumerate(specs):
         measured = trained[k]
@@ -276,19 +297,22 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
             "train_seconds": measured.train_seconds,
             "train_flops": measured.train_flops,
             "kept_blocks": measured.kept_blocks,
-            "inference_flops": inference_flops[k],
+            **({"inference_flops": inference_flops[k]} if k in inference_flops else {}),
             "peak_memory_bytes": peak,
             "pack_size": members,
             "trainable_params": measured.trainable_params,
-            "total_params": model.total_params(k),
+            "total_params": measured.total_params,
             "saved_bytes": measured.saved_bytes,
         }
+        status, learned = Status.COMPLETE, {**untouched[k], **off[k], **after[k], **_learned(measured)}
+        if measured.diverged:
+            status, learned = Status.DIVERGED, {}
+        elif measured.stopped:
+            status, learned = Status.PRUNED, _learned(measured)
         row = TrialResult(
             spec=spec,
-            status=Status.DIVERGED if measured.diverged else Status.COMPLETE,
-            metrics=costs
-            if measured.diverged
-            else {**untouched[k], **off[k], **after[k], **_learned(measured), **costs},
+            status=status,
+            metrics={**learned, **costs},
             curve=tuple(measured.curve),
             context={
                 **data.context,
@@ -304,12 +328,24 @@ def _run(specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep |
                 "device": device.type,
             },
             provenance={**provenance, "recorded_at": now()},
-            error=measured.diverged,
+            error=measured.diverged or measured.stopped,
         )
         rows.append(_diagnosed(_with_forgetting(row)))
-        if keep and not measured.diverged:
-            keep(base, model, k, rows[-1])
+        if keep and status is Status.COMPLETE:
+            assert measured.place is not None
+            keep(base, model, measured.place, rows[-1])
     return rows
+
+
+def _stop(judge: Judge | None, specs: Sequence[TrialSpec]) -> Stop | None:
+    if judge is None:
+        return None
+
+    def stop(step: int, members: Sequence[int], scores: Sequence[float]) -> dict[int, str]:
+        reasons = judge(step, [specs[k] for k in members], scores)
+        return {k: reasons[specs[k].trial_id] for k in members if specs[k].trial_id in reasons}
+
+    return stop
 
 
 def score_on_test(spec: TrialSpec, model: LoadedModel, data: TaskData) -> float:
@@ -446,6 +482,7 @@ class PeakMemory:
     """
 
     def __init__(self, device: torch.device) -> None:
+        give_back()  # else the peak would be that of an earlier trial
         self.kind = "device" if device.type == "cuda" else "resident_set"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

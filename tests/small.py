@@ -14,7 +14,7 @@ from sweeper.models.base import NotApplicableError
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES, Strategy, hparams_of
 from sweeper.tasks import TASKS, Split, TaskData
-from sweeper.train import Trained, train_pack
+from sweeper.train import Stop, Trained, train_pack
 
 TASK = "digits_shifted"
 
@@ -93,7 +93,12 @@ def train_args(member: int, steps: int = 6) -> TrainArgs:
 
 
 def train_some(
-    name: str, strategy: str, members: Sequence[int], seeds: Sequence[int], **shared: Any
+    name: str,
+    strategy: str,
+    members: Sequence[int],
+    seeds: Sequence[int],
+    stop: Stop | None = None,
+    **shared: Any,
 ) -> tuple[LoadedModel, list[Trained]]:
     """Train the members of these numbers, in one pack, on a few real rows; ``shared`` fields are all of theirs."""
     loaded = model(name, seeds)
@@ -106,6 +111,7 @@ def train_some(
         [rows.splits["valid"]] * len(members),
         "accuracy",
         {"source_train": rows.splits["source_train"]},
+        stop,
     )
     return loaded, trained
 

@@ -20,6 +20,7 @@ LIGHT = {
     "sweeper.suggest",
     "sweeper.diagnose",
     "sweeper.search",
+    "sweeper.early_stop",
 }
 ADVICE = {f"advisor.{name}" for name in ("situation", "rules", "evidence", "recommend", "report")}
 
@@ -63,6 +64,9 @@ MAY_IMPORT = {
         "sweeper.work",
     },
     "sweeper.cache": set(),
+    "sweeper.allocator": set(),
+    "sweeper.leave": {"sweeper.members", "sweeper.models.base", "sweeper.strategies.base"},
+    "sweeper.optim": {"sweeper.leave"},
     "sweeper.prefix": {
         "sweeper.cache",
         "sweeper.flops",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 
 import pytest
@@ -87,16 +88,38 @@ def test_merged_it_is_one_plain_network_that_computes_the_same(model: str, strat
 
 
 @pairs
-def test_a_pack_gives_what_its_members_give_alone(model: str, strategy: str) -> None:
+def test_a_pack_gives_what_its_members_give_alone_whoever_leaves(model: str, strategy: str) -> None:
+    leave = {2: 0, 4: 2}
+
+    def stop(step: int, members: Sequence[int], scores: Sequence[float]) -> dict[int, str]:
+        return {leave[step]: "told to"} if step in leave else {}
+
     together, pack = small.train_some(model, strategy, [0, 1, 2], [5, 5, 7])
     packed = together.logits(torch.cat([inputs()] * 3))
-    for k, seed in enumerate([5, 5, 7]):
-        alone, single = small.train_some(model, strategy, [k], [seed])
+    last, left = small.train_some(model, strategy, [0, 1, 2], [5, 5, 7], stop)
+    assert [member.place for member in left] == [None, 0, None]
+    assert [member.stopped for member in left] == ["told to", None, "told to"]
+    for k, (seed, points) in enumerate([(5, 2), (5, 6), (7, 4)]):
+        alone, (single,) = small.train_some(model, strategy, [k], [seed])
         torch.testing.assert_close(packed[k], alone.logits(inputs())[0], rtol=1e-3, atol=1e-4)
-        assert pack[k].trainable_params == single[0].trainable_params
-        for ours, theirs in zip(pack[k].curve, single[0].curve, strict=True):
-            assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
-            assert ours["valid_score"] == pytest.approx(theirs["valid_score"], abs=0.011)  # two of 197 rows
+        if k == 1:
+            torch.testing.assert_close(last.logits(inputs())[0], packed[1], rtol=1e-3, atol=1e-4)
+        for member, length in ((pack[k], 6), (left[k], points)):
+            for name in ("trainable_params", "saved_bytes", "total_params") if length == 6 else ():
+                assert getattr(member, name) == getattr(single, name), name
+            for ours, theirs in zip(member.curve, single.curve[:length], strict=True):
+                assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+                assert ours["valid_score"] == pytest.approx(theirs["valid_score"], abs=0.011)  # two of 197 rows
+
+
+def test_who_stays_keeps_its_own_stream_of_dropout() -> None:
+    _, left = small.train_some(
+        "mlp", "lora", [0, 1], [5, 7], lambda step, *_: {0: "told to"} if step == 3 else {}, dropout=0.4
+    )
+    _, (alone,) = small.train_some("mlp", "lora", [1], [7], dropout=0.4)
+    assert [point["train_loss"] for point in left[1].curve] == pytest.approx(
+        [p["train_loss"] for p in alone.curve], rel=1e-4
+    )
 
 
 @pairs
