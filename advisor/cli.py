@@ -8,13 +8,12 @@ from pathlib import Path
 import click
 
 from advisor.evidence import PACKAGED, load
+from advisor.first import OWN
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
 from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, parse_bytes, parse_count
 from sweeper import __version__
 from sweeper.command import run
-
-OWN = Path("results") / "advisor.json"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sweeper.printing import format_option
 from sweeper.results import read_store
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 
@@ -19,12 +20,9 @@ if TYPE_CHECKING:
     from sweeper.models.base import LoadedModel
     from sweeper.tasks import TaskData
 
-# The same as in `sweeper.cli`, which imports this module.
+# Beside other folders the store's is called by its option.
 results_option = click.option(
     "--results", "results", default="results", show_default=True, metavar="DIR", help="The results store."
-)
-format_option = click.option(
-    "--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True, help="How to print."
 )
 model_option = click.option(
     "--model", "model_name", metavar="NAME", help="Base model of a folder that stock peft wrote, such as hf:NAME."

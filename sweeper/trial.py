@@ -247,6 +247,12 @@ def untrained(spec: TrialSpec, seeds: Sequence[int]) -> tuple[LoadedModel, TaskD
     return model, data.encoded(model.encode)
 
 
+def described(spec: TrialSpec) -> tuple[int, str]:
+    """Return what is known of a trial's situation before it runs: parameters of the model, modality of the rows."""
+    data = find_task(spec.task).load(spec.seed, spec.n_train)
+    return _fresh_model(spec, data, [spec.seed]).loaded_params, str(data.context["modality"])
+
+
 def _run(
     specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None, plan: bool, judge: Judge | None
 ) -> list[TrialResult]:

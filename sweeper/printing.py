@@ -1,0 +1,46 @@
+"""What the commands share: how they print, and the options that most of them have."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeper.results import Contents
+
+results_option = click.option(
+    "--results", "folder", default="results", show_default=True, metavar="DIR", help="The results store."
+)
+format_option = click.option(
+    "--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True, help="How to print."
+)
+
+
+def say(talk: Console, text: str) -> None:
+    """Print a line of talk as it is: names from the user are no markup."""
+    talk.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def report_damage(contents: Contents, talk: Console) -> None:
+    """Warn of what in a store could not be read."""
+    for damage in contents.damage:
+        say(talk, f"Warning: {damage}")
+
+
+def console(stderr: bool = False) -> Console:
+    """Return where to print tables, or talk."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    # In a pipe a table is as wide as it needs to be.
+    return Console(stderr=stderr, width=None if stream is not None and stream.isatty() else 200)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
