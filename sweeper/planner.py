@@ -15,6 +15,7 @@ import torch
 from sweeper.members import CannotPackError
 from sweeper.models.base import LoadedModel
 from sweeper.pack import pack_key
+from sweeper.prefix import find_prefix
 from sweeper.spec import TrialSpec
 from sweeper.strategies import find_strategy
 from sweeper.tasks.base import TaskData
@@ -41,8 +42,18 @@ def pays(model: LoadedModel, data: TaskData, specs: Sequence[TrialSpec]) -> bool
     del alike["seed"], alike["train"]["steps"]
     key = json.dumps(alike, sort_keys=True)
     if key not in _known:  # what was learned of fewer or more members is near enough
-        _known[key] = _measure(model, data, specs)
+        _known[key] = _only_heads(model, data, specs) or _measure(model, data, specs)
     return _known[key]
+
+
+def _only_heads(model: LoadedModel, data: TaskData, specs: Sequence[TrialSpec]) -> bool:
+    """Return whether all that a step computes is a head, on activations that are kept: hardly anything."""
+    some = replace(model.beside(), seeds=model.seeds[:1])
+    strategy = find_strategy(specs[0].strategy)(**specs[0].hparams)
+    stage = next(strategy.adapt(some, [strategy]))
+    prefix = find_prefix(some, [data.splits["train"]])
+    rows = specs[0].train.steps * specs[0].train.batch_size * len(specs)
+    return stage.share == 1 and prefix is not None and prefix.head and rows >= specs[0].n_train
 
 
 def _measure(model: LoadedModel, data: TaskData, specs: Sequence[TrialSpec]) -> bool:
