@@ -132,8 +132,11 @@ class _ToStore(tune.Callback):
         store: ResultsStore,
         listener: Listener,
         provenance: Mapping[str, Any],
+        time_limit: float | None,
     ) -> None:
         self.packs, self.store, self.listener, self.provenance = packs, store, listener, provenance
+        self.time_limit = time_limit
+        self.running: dict[str, float] = {}  # Tune trial -> when it last showed life
         self.refused: OSError | None = None
         self.ended: set[str] = set()
 
@@ -142,18 +145,39 @@ class _ToStore(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.running[trial.trial_id] = time.monotonic()
         self.listener.start(len(self.packs[trial.config["pack"]]))
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.time_limit is None:
+            return
+        for trial in trials:
+            since = self.running.get(trial.trial_id)
+            if since is not None and time.monotonic() - since > self.time_limit * len(self._left(trial)):
+                del self.running[trial.trial_id]
+                ray.kill(trial.temporary_state.ray_actor)  # even one that hangs where nothing else reaches it
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.running.pop(trial.trial_id, None)
+
+    def _left(self, trial: Any) -> list[TrialSpec]:
+        return [spec for spec in self.packs[trial.config["pack"]] if spec.trial_id not in self.ended]
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        self.running[trial.trial_id] = time.monotonic()
         self._add([TrialResult.from_dict(row) for row in result["rows"]])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # `run_pack` turns what goes wrong into rows; only a dead process ends up here.
+        # What `on_step_begin` ended is no longer in `running`.
+        late = self.time_limit is not None and self.running.pop(trial.trial_id, None) is None
+        status = Status.TIMED_OUT if late else Status.FAILED
         reason = f"the worker process died: {_last_line(trial.error_file)}"
-        specs = [spec for spec in self.packs[trial.config["pack"]] if spec.trial_id not in self.ended]
-        self._add([failed_row(spec, Status.FAILED, reason, self.provenance) for spec in specs])
+        if late:
+            reason = f"it took longer than the limit of {self.time_limit:g} s a trial, and was ended"
+        self._add([failed_row(spec, status, reason, self.provenance) for spec in self._left(trial)])
 
     def _add(self, rows: list[TrialResult]) -> None:
         if not rows:
@@ -181,6 +205,7 @@ def launch(
     weights: Path | None = None,
     until: float | None = None,
     early_stop: EarlyStop | None = None,
+    time_limit: float | None = None,
 ) -> None:
     """Run trials through Ray Tune; each row is in the store before the listener hears of it.
 
@@ -192,6 +217,8 @@ def launch(
         pack_size: Trials that train together at most; if ``None``, as many as are faster together.
         until: When no more trials start, in seconds since the epoch; what trains then is finished.
         early_stop: Says which trials stop before their end; ``None``: none does.
+        time_limit: Seconds that a trial may take, a pack so many times that as it has trials left; a worker beyond
+            it is ended, whatever it is at.
         weights: Where workers save what each complete trial learned; nowhere if ``None``.
 
     Raises:
@@ -223,7 +250,7 @@ def launch(
             weights=where,
             early_stop=judge,
         )
-        to_store = _ToStore(packs, store, listener, provenance)
+        to_store = _ToStore(packs, store, listener, provenance, time_limit)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),
             param_space={"pack": tune.grid_search(list(range(len(packs))))},

@@ -106,6 +106,13 @@ class _Duration(click.ParamType):
     type=click.Choice([*RULES]),
     help="Stop trials that fall behind. " + " ".join(f"{name}: {text}." for name, text in RULES.items()),
 )
+@click.option(
+    "--trial-timeout",
+    "time_limit",
+    type=_Duration(),
+    metavar="TIME",
+    help="End what takes longer a trial, and go on with the others. [default: no limit]",
+)
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option

@@ -174,6 +174,27 @@ def test_a_full_disk_ends_the_sweep_with_its_reason(tmp_path: Path, monkeypatch:
     assert 0 < len(stored(tmp_path)) < 18
 
 
+@pytest.mark.slow
+def test_a_trial_beyond_its_time_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(
+        KILL_GRID.replace("[1, 2, 3, 4, 5, 6, 7, 8]", "4")
+        .replace("seeds = [0, 1, 2]", "seeds = [0]")
+        .replace("[train]", '[[strategies]]\nname = "bitfit"\nsteps = 100_000_000\n[train]')
+    )
+    command = [SWEEPER, "launch", "--grid", "long.toml", "--trial-timeout", "10s", "--cpus", "1"]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3, done.stderr
+    assert time.monotonic() - started < 120
+    frame = sweeper.load_results(tmp_path / "results")
+    assert dict(frame.groupby("strategy")["status"].unique().map(list)) == {
+        "bitfit": ["timed_out"],
+        "full": ["complete"],
+        "lora": ["complete"],
+    }
+    assert "longer than the limit of 10 s a trial" in done.stderr
+
+
 def stored(folder: Path) -> list[str]:
     if not (folder / "results" / "store.json").exists():
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from torch import nn
 
-from sweeper import source, trial
+from sweeper import planner, source, trial
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
 from sweeper.models import MODELS
@@ -392,3 +393,18 @@ def test_what_is_missing_here_is_left_out_unless_nothing_remains(monkeypatch: py
     assert left == trial.LeftOut("elsewhere on digits_shifted", "weights are missing: pip install them", 1)
     with pytest.raises(UnavailableError, match="pip install them"):
         trial.check_all(specs_of(("elsewhere", "full")))
+
+
+def test_heads_on_kept_activations_train_together_unmeasured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def measured(*args: Any) -> bool:
+        asked.append(args)
+        return False
+
+    monkeypatch.setenv("SWEEPER_CACHE", str(tmp_path))
+    monkeypatch.setattr(planner, "_measure", measured)
+    monkeypatch.setattr(planner, "_known", {})
+    asked: list[Any] = []
+    for strategy, sizes in (("feature_extraction", [3]), ("lora", [1, 1, 1])):
+        specs = [small.spec(strategy, lr=lr) for lr in (1e-3, 1e-2, 1e-1)]
+        assert [len(rows) for rows in trial.run_planned(specs, {})] == sizes
+    assert len(asked) == 1
