@@ -32,15 +32,19 @@ TINY = 1e-12
 PENALTIES = tuple(10.0**power for power in range(-1, 6))
 
 
-def task_facts(model: LoadedModel, data: TaskData, metric: str) -> dict[str, Any]:
+def task_facts(model: LoadedModel, data: TaskData, metric: str, wait: bool = True) -> dict[str, Any]:
     """Return facts of the rows, and how well the features of a model as loaded tell them apart.
 
     Args:
         model: As loaded: nothing is widened or trained yet.
         data: The task's final rows, as the model reads them.
         metric: The task's.
+        wait: For another process that measures the same.
+
+    Raises:
+        filelock.Timeout: another process does, and this one is not to wait.
     """
-    return {**row_facts(data, metric), **feature_facts(model, data, metric)}
+    return {**row_facts(data, metric), **feature_facts(model, data, metric, wait)}
 
 
 def row_facts(data: TaskData, metric: str) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def _keys(split: Split) -> Iterable[bytes]:
     return ((" ".join(re.findall(r"\w+", text)) or text).encode() for text in texts)
 
 
-def feature_facts(model: LoadedModel, data: TaskData, metric: str) -> dict[str, Any]:
+def feature_facts(model: LoadedModel, data: TaskData, metric: str, wait: bool = True) -> dict[str, Any]:
     """Return what frozen features tell of the labels: k-NN and linear-probe score, LogME, doubtful labels.
 
     Measured on a bounded sample of training and validation rows, once for the same weights and rows: kept in
@@ -98,7 +102,7 @@ def feature_facts(model: LoadedModel, data: TaskData, metric: str) -> dict[str, 
     folder = cache_folder() / "facts"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{key}.json"
-    with FileLock(folder / f"{key}.lock"):
+    with FileLock(folder / f"{key}.lock", timeout=-1 if wait else 0):
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
             if isinstance(facts, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ SHIPPED = Path(__file__).parent / "grids"
 
 KEYS = ("question", "models", "tasks", "n_train", "seeds", "strategies", "train", "data")
 SPACE = "space"
+RANGE_KEYS: dict[str, Any] = {"low": None, "high": None, "log": False, "points": 8}
+MOST_POINTS = 1000
 TRAIN_KEYS = tuple(field.name for field in dataclasses.fields(TrainArgs))
 
 
@@ -121,7 +124,7 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
     train = content.get("train", {})
     if not isinstance(train, dict):
         raise ValueError(f"train must be a table, got {train!r}")
-    own_train = {key: value for key, value in train.items() if isinstance(value, dict)}
+    own_train = {key: value for key, value in train.items() if isinstance(value, dict) and key not in TRAIN_KEYS}
     train = {key: value for key, value in train.items() if key not in own_train}
     for key in own_train:
         if key not in tasks:
@@ -146,7 +149,7 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
     """Yield every combination of one strategy's hyperparameters and training arguments, defaults filled in.
 
     A training argument in the strategy's own table replaces the one of [train]. "space" stands for what the
-    strategy's own search space has.
+    strategy's own search space has, a table { low, high, log, points } for points of a range.
     """
     entry = dict(entry)
     if not isinstance(entry.get("name"), str):
@@ -165,10 +168,33 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
             swept[key] = list(strategy.space[key])
         if value == []:
             raise ValueError(f"{key} of the strategy {name} is an empty list: nothing would run")
-    for values in itertools.product(*(_as_list(value) for value in swept.values())):
+    for values in itertools.product(*(_values(key, value) for key, value in swept.items())):
         setting = dict(zip(swept, values, strict=True))
         args = TrainArgs(**{key: setting.pop(key) for key in TRAIN_KEYS if key in setting})
         yield name, hparams_of(strategy(**setting)), args
+
+
+def _values(key: str, value: Any) -> Sequence[Any]:
+    """Return what a setting may be: a list as it is, and evenly spaced points of a range."""
+    if not isinstance(value, dict):
+        return _as_list(value)
+    for name in value:
+        if name not in RANGE_KEYS:
+            raise no_such("key", name, RANGE_KEYS, f" in the range {key}")
+    low, high, log, points = (value.get(name, other) for name, other in RANGE_KEYS.items())
+    if not (_is_number(low) and _is_number(high) and low < high) or (log and low <= 0) or not isinstance(log, bool):
+        raise ValueError(f"the range {key} needs low < high, both above 0 for log = true, got {value!r}")
+    if isinstance(points, bool) or not isinstance(points, int) or not 2 <= points <= MOST_POINTS:
+        raise ValueError(f"points of the range {key} must be a whole number from 2 to {MOST_POINTS}, got {points!r}")
+    shares = [k / (points - 1) for k in range(points)]
+    spaced = [low * (high / low) ** share if log else low + (high - low) * share for share in shares]
+    if isinstance(low, int) and isinstance(high, int):
+        return list(dict.fromkeys(round(number) for number in spaced))
+    return [float(f"{number:.3g}") for number in spaced]  # readable, and the same on every machine
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _as_list(value: Any) -> Sequence[Any]:

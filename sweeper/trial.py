@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import resource
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import Timeout
 
 from sweeper import generation, planner
 from sweeper.allocator import give_back
@@ -263,7 +265,9 @@ def _run(
     metric, has_source, members = find_task(specs[0].task).metric, data.pretrain is not None, len(specs)
     base = model.beside() if keep else model
     base_flops = _row_flops(model.beside(), data)
-    facts = task_facts(model, data, metric)
+    as_loaded, facts = model.beside(), None
+    with contextlib.suppress(Timeout):  # while others measure them there is other work
+        facts = task_facts(as_loaded, data, metric, wait=False)
     starts = has_source or not model.head_is_fresh  # as something that already does the task, well or badly
     # Before training, and with all additions off, the members are one and the same.
     untouched = _scores("untouched_", metric, model.beside(), data) * members if starts else [{}] * members
@@ -296,6 +300,8 @@ def _run(
             model.switch(True)
         inference_flops = dict(zip(there, _inference_flops(model, [specs[k] for k in there], data), strict=True))
 
+    if facts is None:
+        facts = task_facts(as_loaded, data, metric)
     rows = []
     for k, spec in enumerate(specs):
         measured = trained[k]

@@ -85,6 +85,14 @@ def test_what_is_listed_twice_runs_once(tmp_path: Path) -> None:
         ('name = "full"', 'name = ["full", "lora"]', "needs a name, got"),
         ('name = "full"', "", "needs a name, got None"),
         ('question = "Does it work?"', "question = 5", "question must be a text, got 5"),
+        ("lr = 1e-4", "lr = { low = 1, hgih = 2 }", "no key named 'hgih' in the range lr. Did you mean 'high'"),
+        ("lr = 1e-4", "lr = { low = 1e-2, high = 1e-3 }", "the range lr needs low < high"),
+        ("lr = 1e-4", "lr = { low = 0, high = 1, log = true }", "the range lr needs low < high, both above 0"),
+        (
+            "rank = [1, 2]",
+            "rank = { low = 1, high = 8, points = 1 }",
+            "points of the range rank must be a whole number",
+        ),
         ("[train]", "[trian]", "no key named 'trian' in a grid. Did you mean 'train'"),
     ],
 )
@@ -95,6 +103,14 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) ->
         load_grid(grid_file(tmp_path, text))
     assert str(tmp_path / "mine.toml") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_range_is_its_points(tmp_path: Path) -> None:
+    text = GOOD.replace("rank = [1, 2]", "rank = { low = 1, high = 64, log = true, points = 7 }")
+    text = text.replace("lr = 1e-4", "lr = { low = 1e-4, high = 1e-2, log = true, points = 5 }")
+    trials = load_grid(grid_file(tmp_path, text)).trials
+    assert [*dict.fromkeys(t.hparams["rank"] for t in trials if t.strategy == "lora")] == [1, 2, 4, 8, 16, 32, 64]
+    assert [*dict.fromkeys(t.train.lr for t in trials if t.strategy == "full")] == [1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2]
 
 
 def test_a_folder_or_no_text_is_one_line(tmp_path: Path) -> None:
