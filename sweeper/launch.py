@@ -137,6 +137,7 @@ class _ToStore(tune.Callback):
         self.packs, self.store, self.listener, self.provenance = packs, store, listener, provenance
         self.time_limit = time_limit
         self.running: dict[str, float] = {}  # Tune trial -> when it last showed life
+        self.late: set[str] = set()
         self.refused: OSError | None = None
         self.ended: set[str] = set()
 
@@ -155,6 +156,7 @@ class _ToStore(tune.Callback):
             since = self.running.get(trial.trial_id)
             if since is not None and time.monotonic() - since > self.time_limit * len(self._left(trial)):
                 del self.running[trial.trial_id]
+                self.late.add(trial.trial_id)
                 ray.kill(trial.temporary_state.ray_actor)  # even one that hangs where nothing else reaches it
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -171,12 +173,10 @@ class _ToStore(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # `run_pack` turns what goes wrong into rows; only a dead process ends up here.
-        # What `on_step_begin` ended is no longer in `running`.
-        late = self.time_limit is not None and self.running.pop(trial.trial_id, None) is None
-        status = Status.TIMED_OUT if late else Status.FAILED
-        reason = f"the worker process died: {_last_line(trial.error_file)}"
-        if late:
-            reason = f"it took longer than the limit of {self.time_limit:g} s a trial, and was ended"
+        self.running.pop(trial.trial_id, None)
+        status, reason = Status.FAILED, f"the worker process died: {_last_line(trial.error_file)}"
+        if trial.trial_id in self.late:
+            status, reason = Status.TIMED_OUT, f"ended: longer than the limit of {self.time_limit:g} s a trial"
         self._add([failed_row(spec, status, reason, self.provenance) for spec in self._left(trial)])
 
     def _add(self, rows: list[TrialResult]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sweeper.spec import TrialResult, TrialSpec
+from sweeper.spec import Status, TrialResult, TrialSpec
 
 if TYPE_CHECKING:
     import optuna
@@ -65,8 +65,8 @@ class Task:
         return sorted(found, key=lambda name: (rank[name], -found[name][0]))[:kept]
 
     def values(self, row: TrialResult | None) -> tuple[float, ...] | None:
-        """Return what a row says to each objective, more being better, the score first; ``None`` if it did not end."""
-        if row is None or "valid_score" not in row.metrics:
+        """Return what a row says to each objective, more being better, score first; ``None`` if it did not complete."""
+        if row is None or row.status is not Status.COMPLETE:
             return None
         wanted = ["score", *(name for name in self.objectives if name != "score")]
         return tuple(OBJECTIVES[name][1] * row.metrics[OBJECTIVES[name][0]] for name in wanted)
