@@ -270,7 +270,9 @@ def _run_all(
     progress = SweepProgress(len(todo), talk)
     try:
         if todo:
-            judge = EarlyStop(how["early_stop"], rows_of(stored, trials)) if how["early_stop"] else None
+            # The last round of a search compares means over seeds: without its worst seeds a mean would flatter.
+            last = search != "grid" and len({trial.seed for trial in todo}) > 1
+            judge = EarlyStop(how["early_stop"], rows_of(stored, trials)) if how["early_stop"] and not last else None
             run_sweep(todo, store, progress, grid=grid.name, **{**how, "early_stop": judge})
     except KeyboardInterrupt:
         progress.close()
