@@ -307,6 +307,9 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
         if address is None:
             # A local Ray's token is known to this process and its children alone.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            # Where a script imported Ray before this file, its core has read the environment already, and its servers,
+            # which read it as it is now, would wait for a token that this process does not send.
+            ray._raylet.Config.initialize("")
             ray.init(
                 num_cpus=cpus,
                 include_dashboard=False,

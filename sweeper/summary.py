@@ -43,6 +43,7 @@ class Line:
         trials: The complete trials with those arguments, one a seed.
         searched: How many training arguments were compared.
         diverged: How many trials diverged, whatever their training arguments.
+        pruned: Seeds that were stopped early with those arguments: the means are over the better ones that are left.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Line:
     trials: tuple[TrialResult, ...]
     searched: int
     diverged: int = 0
+    pruned: int = 0
 
     def spread(self, metric: str) -> Spread | None:
         """Return a metric's mean and spread over the seeds that have it."""
@@ -88,6 +90,7 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
     """
     groups: dict[str, dict[str, list[TrialResult]]] = {}
     diverged: Counter[str] = Counter()
+    pruned: Counter[tuple[str, str]] = Counter()
     for result in results:
         spec = result.spec
         same = [spec.model, spec.task, spec.n_train, spec.train.steps, spec.strategy, dict(spec.hparams)]
@@ -97,6 +100,7 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
         if result.status is Status.COMPLETE:
             group.append(result)
         diverged[line] += result.status is Status.DIVERGED
+        pruned[line, setting] += result.status is Status.PRUNED
 
     lines = []
     for line, settings in groups.items():
@@ -116,6 +120,7 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
                 tuple(trials),
                 len(settings),
                 diverged[line],
+                pruned[line, best],
             )
         )
     return lines

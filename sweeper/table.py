@@ -118,7 +118,9 @@ SUMMARY: Mapping[str, Callable[[Line], str]] = {
     "ROUGE-L": lambda line: score(line.spread("test_rouge_l")),
     "BLEU": lambda line: score(line.spread("test_bleu")),
     "forgets": lambda line: score(line.spread("forgetting")),
-    "seeds": lambda line: str(len(line.trials)),
+    "seeds": lambda line: (
+        f"{len(line.trials)} of {len(line.trials) + line.pruned}" if line.pruned else str(len(line.trials))
+    ),
     "seconds": lambda line: f"{line.mean('train_seconds'):.2f}",
     "memory": lambda line: f"{line.mean('peak_memory_bytes') / 2**20:,.0f} MB",
     "signs": marks,
@@ -195,6 +197,10 @@ def _print_caption(lines: Sequence[Line], shown: Sequence[str], console: Console
     rows = [("forgets",), ("seconds", "memory"), tuple(h for h in told if h in OPTIONAL)]
     texts = [" ".join(told[heading] for heading in row if heading in told) for row in rows]
     console.print("\n".join(filter(None, [f"{first} {texts[0]}".strip(), *texts[1:]])), highlight=False)
+    if any(line.pruned for line in lines):
+        console.print(
+            "Where only some seeds are left, the others were stopped early: such a mean flatters.", highlight=False
+        )
     if "signs" not in shown:
         return
     found = {name for line in lines if marks(line) != "-" for name in line.diagnoses()}
@@ -292,6 +298,7 @@ def as_json(lines: Iterable[Line]) -> list[dict[str, Any]]:
                 name: {"seeds": seeds, "symptom": DIAGNOSES[name].symptom, "fix": DIAGNOSES[name].fix}
                 for name, seeds in line.diagnoses().items()
             },
+            "pruned_seeds": line.pruned,
             "trial_ids": [trial.trial_id for trial in line.trials],
         }
         for line in by_score(lines)

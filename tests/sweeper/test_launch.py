@@ -174,6 +174,12 @@ def test_a_full_disk_ends_the_sweep_with_its_reason(tmp_path: Path, monkeypatch:
     assert 0 < len(stored(tmp_path)) < 18
 
 
+def test_a_script_may_import_ray_first() -> None:
+    script = "import ray, sweeper.launch as l\nwith l.connected(None, 1):\n    print(ray.cluster_resources()['CPU'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[-1:] == ["1.0"], done.stderr
+
+
 @pytest.mark.slow
 def test_a_trial_beyond_its_time_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
     (tmp_path / "long.toml").write_text(

@@ -38,6 +38,16 @@ def test_a_rate_that_failed_on_a_seed_does_not_win_on_the_others() -> None:
     assert line.train["lr"] == 1e-3
 
 
+def test_a_mean_over_the_seeds_that_were_not_stopped_says_so() -> None:
+    rows = [small.row(seed=0, lr=1e-3, valid=0.9), replace(small.row(seed=1, lr=1e-3), status=Status.PRUNED)]
+    out = io.StringIO()
+    print_summary(summarise(rows), Console(file=out, width=200))
+    assert "1 of 2" in out.getvalue()
+    assert "flatters" in out.getvalue()
+    print_summary(summarise(rows[:1]), Console(file=(other := io.StringIO()), width=200))
+    assert "flatters" not in other.getvalue()
+
+
 def test_hyperparameters_make_lines_of_their_own_and_one_seed_has_no_spread() -> None:
     lines = summarise([small.row(rank=1), small.row(rank=2)])
     assert [line.hparams["rank"] for line in lines] == [1, 2]
