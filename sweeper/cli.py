@@ -17,6 +17,7 @@ from sweeper.launch_cli import launch, rows_of
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
+from sweeper.store_cli import store
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -35,6 +36,7 @@ cli.add_command(launch)
 cli.add_command(adapters)
 cli.add_command(data)
 cli.add_command(init)
+cli.add_command(store)
 
 
 @cli.command()

@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 # Ray reads these when it is imported. Its automatic loggers write files that nobody reads; its handler
 # of Ctrl-C ends a sweep with success.
@@ -38,22 +38,11 @@ from sweeper.early_stop import EarlyStop
 from sweeper.pack import make_packs
 from sweeper.provenance import code, environment
 from sweeper.results import ResultsStore
-from sweeper.spec import Status, TrialResult, TrialSpec
-from sweeper.trial import failed_row, run_planned
+from sweeper.spec import TrialResult, TrialSpec
+from sweeper.sweep import Listener, Sweep
+from sweeper.trial import run_planned
 
 OBJECT_STORE_BYTES = 256 * 2**20  # specs and rows are small
-
-
-class Listener(Protocol):
-    """What is told about the sweep while it runs."""
-
-    def start(self, trials: int) -> None:
-        """Hear that this many trials have started."""
-        ...
-
-    def finish(self, results: list[TrialResult]) -> None:
-        """Hear of rows that are in the store."""
-        ...
 
 
 class PackTrial(tune.Trainable):
@@ -124,71 +113,35 @@ def _ask(early_stop: Any, step: int, trials: Sequence[TrialSpec], scores: Sequen
 
 
 class _ToStore(tune.Callback):
-    """Writes rows to the store as packs end, and then tells the listener."""
+    """Tells a `Sweep` what becomes of Tune's trials."""
 
-    def __init__(
-        self,
-        packs: Sequence[Sequence[TrialSpec]],
-        store: ResultsStore,
-        listener: Listener,
-        provenance: Mapping[str, Any],
-        time_limit: float | None,
-    ) -> None:
-        self.packs, self.store, self.listener, self.provenance = packs, store, listener, provenance
-        self.time_limit = time_limit
-        self.running: dict[str, float] = {}  # Tune trial -> when it last showed life
-        self.late: set[str] = set()
-        self.refused: OSError | None = None
-        self.ended: set[str] = set()
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the scratch folder, for a restore that we never ask for.
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.running[trial.trial_id] = time.monotonic()
-        self.listener.start(len(self.packs[trial.config["pack"]]))
+        self.sweep.start(trial.config["pack"])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.time_limit is None:
-            return
-        for trial in trials:
-            since = self.running.get(trial.trial_id)
-            if since is not None and time.monotonic() - since > self.time_limit * len(self._left(trial)):
-                del self.running[trial.trial_id]
-                self.late.add(trial.trial_id)
+        late = self.sweep.overdue()
+        for trial in trials if late else ():
+            if trial.config["pack"] in late:
                 ray.kill(trial.temporary_state.ray_actor)  # even one that hangs where nothing else reaches it
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.running.pop(trial.trial_id, None)
-
-    def _left(self, trial: Any) -> list[TrialSpec]:
-        return [spec for spec in self.packs[trial.config["pack"]] if spec.trial_id not in self.ended]
+        self.sweep.finish(trial.config["pack"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self.running[trial.trial_id] = time.monotonic()
-        self._add([TrialResult.from_dict(row) for row in result["rows"]])
+        self.sweep.add(trial.config["pack"], [TrialResult.from_dict(row) for row in result["rows"]])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # `run_pack` turns what goes wrong into rows; only a dead process ends up here.
-        self.running.pop(trial.trial_id, None)
-        status, reason = Status.FAILED, f"the worker process died: {_last_line(trial.error_file)}"
-        if trial.trial_id in self.late:
-            status, reason = Status.TIMED_OUT, f"ended: longer than the limit of {self.time_limit:g} s a trial"
-        self._add([failed_row(spec, status, reason, self.provenance) for spec in self._left(trial)])
-
-    def _add(self, rows: list[TrialResult]) -> None:
-        if not rows:
-            return
-        try:
-            self.store.append(rows)
-        except OSError as error:
-            self.refused = error  # Tune would pass on a text with a traceback in it
-            raise
-        self.ended.update(row.trial_id for row in rows)
-        self.listener.finish(rows)
+        self.sweep.lose(trial.config["pack"], _last_line(trial.error_file))
 
 
 def launch(
@@ -250,7 +203,7 @@ def launch(
             weights=where,
             early_stop=judge,
         )
-        to_store = _ToStore(packs, store, listener, provenance, time_limit)
+        sweep = Sweep(packs, store, listener, provenance, time_limit, time.monotonic)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),
             param_space={"pack": tune.grid_search(list(range(len(packs))))},
@@ -259,16 +212,16 @@ def launch(
                 name="sweep",
                 storage_path=str(Path(scratch)),
                 verbose=0,
-                callbacks=[to_store],
+                callbacks=[_ToStore(sweep)],
             ),
         )
         try:
             tuner.fit()
         except tune.TuneError:
-            if to_store.refused is None:
+            if sweep.refused is None:
                 raise
             raise OSError(
-                f"{str(store.path)!r} takes no more rows ({to_store.refused.strerror}). Those it has are intact; "
+                f"{str(store.path)!r} takes no more rows ({sweep.refused.strerror}). Those it has are intact; "
                 "the same command goes on from there"
             ) from None
 
@@ -309,7 +262,7 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             # Where a script imported Ray before this file, its core has read the environment already, and its servers,
             # which read it as it is now, would wait for a token that this process does not send.
-            ray._raylet.Config.initialize("")
+            ray._raylet.Config.initialize("")  # type: ignore[attr-defined]
             ray.init(
                 num_cpus=cpus,
                 include_dashboard=False,

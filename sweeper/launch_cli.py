@@ -24,6 +24,7 @@ from sweeper.printing import console, format_option, print_json, report_damage, 
 from sweeper.results import Contents, ResultsStore
 from sweeper.search import LEAST_SETTINGS, OBJECTIVES, SEARCHES, Situation, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
+from sweeper.sweep import done, missing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -164,8 +165,12 @@ def launch(
     except ValueError as error:
         raise ValueError(f"{grid_name}: {error}") from None
     grid = replace(grid, trials=tuple(trials))
-    contents = store.read() if store.path.exists() else Contents()
-    final = _done(contents.results, early_stop)
+    contents = Contents()
+    if store.path.exists():
+        if not dry_run:
+            store.settle()
+        contents = store.read()
+    final = done(contents.results, early_stop)
     todo = [trial for trial in grid.trials if trial.trial_id not in final]
 
     out, talk = console(), console(stderr=True)
@@ -262,7 +267,7 @@ def _run_all(
     from sweeper.progress import SweepProgress
 
     stored = store.read().results if store.path.exists() else []
-    final = _done(stored, how["early_stop"])
+    final = done(stored, how["early_stop"])
     todo = [trial for trial in trials if trial.trial_id not in final]
     if search != "grid":
         steps = " or ".join(map(str, sorted({trial.train.steps for trial in trials})))
@@ -276,14 +281,16 @@ def _run_all(
             run_sweep(todo, store, progress, grid=grid.name, **{**how, "early_stop": judge})
     except KeyboardInterrupt:
         progress.close()
-        done = f"{progress.done} finished trials are in {store.path}"
-        say(talk, f"Interrupted. {done}; the same command goes on from there.")
+        stored_now = f"{progress.done} finished trials are in {store.path}"
+        say(talk, f"Interrupted. {stored_now}; the same command goes on from there.")
         raise
     finally:
         progress.close()
-    if progress.done < len(todo) and (how["until"] is None or time.time() < how["until"]):
+    # What counts is what the disk holds, not what this process believes to have written.
+    without = missing(store, todo) if todo else []
+    if without and (len(without) > len(todo) - progress.done or how["until"] is None or time.time() < how["until"]):
         raise OSError(
-            f"only {progress.done} of {len(todo)} trials have a row in {str(store.path)!r}; "
+            f"only {len(todo) - len(without)} of {len(todo)} trials have a row in {str(store.path)!r}; "
             "the same command runs the missing ones"
         )
     return Counter(progress.counts)
@@ -344,11 +351,6 @@ def _print_outcome(
         say(talk, f"Next: {following}")
         if why:
             say(talk, f"({why})")
-
-
-def _done(rows: Sequence[TrialResult], early_stop: str | None) -> set[str]:
-    """Return the ids of trials that need not run; one that was stopped early has not run where nobody stops."""
-    return {row.trial_id for row in rows if row.status.is_final and (early_stop or row.status is not Status.PRUNED)}
 
 
 def rows_of(rows: Sequence[TrialResult], trials: Sequence[TrialSpec]) -> list[TrialResult]:

@@ -8,15 +8,17 @@ a file of its own, so any number may write at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.disk import Disk, LocalDisk
 from sweeper.provenance import now
 from sweeper.spec import Status, TrialResult
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MARKER = "store.json"
 FORMAT = "sweeper-results"
+_UNFINISHED = f".{MARKER}."
 
 # A line ends in `,"crc32":"xxxxxxxx"}`: a JSON key that can be cut off, and the bytes before it checked.
 _CRC_KEY = b',"crc32":"'
@@ -64,12 +67,15 @@ class ResultsStore:
             not exist and ``create`` is false.
     """
 
-    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+    def __init__(self, path: str | Path, *, create: bool = False, disk: Disk | None = None) -> None:
         self.path = Path(path)
+        self.disk = disk or LocalDisk()
         self._file: int | None = None
-        if (self.path / MARKER).is_file():
+        self._length = 0  # bytes of this writer's file that are on disk
+        names = self.disk.names(self.path)
+        if names and MARKER in names:
             self._check_marker()
-        elif not self.path.exists():
+        elif names is None and not self.path.exists():
             if not create:
                 raise ValueError(
                     f"no results store at {str(self.path)!r}. `sweeper launch --grid smoke` makes one in results/"
@@ -77,7 +83,7 @@ class ResultsStore:
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
                 raise ValueError(f"no results store can be made at {str(self.path)!r}: {str(parent)!r} takes no folder")
-        elif not self.path.is_dir() or any(self.path.iterdir()):
+        elif names is None or any(not name.startswith(_UNFINISHED) for name in names):
             raise ValueError(
                 f"{str(self.path)!r} is not a results store (it has no {MARKER}). "
                 "Name a store, or a folder that is empty or does not exist yet"
@@ -88,7 +94,7 @@ class ResultsStore:
     def _check_marker(self) -> None:
         marker = self.path / MARKER
         try:
-            content = json.loads(marker.read_text(encoding="utf-8"))
+            content = json.loads(self.disk.read(marker))
             found, schema = content["format"], int(content["schema"])
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
             raise ValueError(f"{str(self.path)!r} is not a results store: {MARKER} is not readable ({error})") from None
@@ -106,50 +112,78 @@ class ResultsStore:
         Raises:
             OSError: the disk refused. No row of this call counts as stored; earlier rows are intact.
         """
-        lines = b"".join(_encode(result) for result in results)
+        lines = b"".join(encode(result) for result in results)
         if not lines:
             return
         if self._file is None:
             self._file = self._new_file()
         try:
-            view = memoryview(lines)
-            while view:
-                view = view[os.write(self._file, view) :]
-            os.fsync(self._file)
+            self._write(self._file, lines)
         except OSError:
-            # What was written of these lines may be torn: leave that file alone from here on.
-            os.close(self._file)
-            self._file = None
+            # What was written may be torn, and after a failed sync it may be read and yet never reach the disk: take
+            # it back, or a later launch counts it as done. The file is left alone from here on.
+            with contextlib.suppress(OSError):
+                self.disk.cut(self._file, self._length)
+            self.close()
             raise
+        self._length += len(lines)
+
+    def _write(self, file: int, content: bytes) -> None:
+        view = memoryview(content)
+        while view:
+            view = view[self.disk.write(file, view) :]
+        self.disk.sync(file)
 
     def mark(self) -> None:
-        """Make the folder a store that others know as one, before there are rows in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / MARKER).exists():
-            temporary = self.path / f".{MARKER}.{secrets.token_hex(4)}"
-            temporary.write_text(json.dumps({"format": FORMAT, "schema": SCHEMA}) + "\n", encoding="utf-8")
-            temporary.replace(self.path / MARKER)
+        """Make the folder a store that others know as one, before there is anything else in it."""
+        if MARKER in (self.disk.names(self.path) or ()):
+            return
+        self.disk.make_folder(self.path)
+        temporary = self.path / f"{_UNFINISHED}{secrets.token_hex(4)}"
+        file = self.disk.create(temporary)
+        try:
+            self._write(file, json.dumps({"format": FORMAT, "schema": SCHEMA}).encode() + b"\n")
+        finally:
+            self.disk.close(file)
+        self.disk.replace(temporary, self.path / MARKER)
+        # Before a file of rows is made: a folder that holds rows and no marker would not be known as a store.
+        self.disk.sync_folder(self.path)
 
     def _new_file(self) -> int:
         self.mark()
         name = f"rows-{now().replace(':', '')}-{secrets.token_hex(4)}.jsonl"
-        file = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        folder = os.open(self.path, os.O_RDONLY)
+        file = self.disk.create(self.path / name)
         try:
-            os.fsync(folder)  # the file's name must survive a power cut as well as its bytes
-        finally:
-            os.close(folder)
+            self.disk.sync_folder(self.path)  # the file's name must survive a power cut as well as its bytes
+        except OSError:
+            self.disk.close(file)
+            raise
         return file
 
     def close(self) -> None:
         """Close this writer's file; a later `append` starts another."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file, self._length = self._file, None, 0
+        if file is not None:
+            self.disk.close(file)
+
+    def settle(self) -> None:
+        """Have all that can be read on disk: a writer that was killed may have left rows that a power cut would take.
+
+        Whoever counts rows as done asks for this first.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        files = row_files(self.path, self.disk)
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # a compaction may be at work
+                self.disk.settle(file)
+        if files:
+            self.disk.sync_folder(self.path)
 
     def read(self) -> Contents:
         """Return the row that counts of each trial in this folder, and what was damaged."""
-        return _read_folders([self.path])
+        return _read_folders([self.path], self.disk)
 
 
 def read_store(path: str | Path) -> Contents:
@@ -168,7 +202,7 @@ def read_store(path: str | Path) -> Contents:
             nested.append(ResultsStore(folder).path)
         except ValueError as error:
             refused.append(Damage(folder / MARKER, 1, str(error)))
-    contents = _read_folders([root.path, *nested])
+    contents = _read_folders([root.path, *nested], root.disk)
     contents.damage += refused
     return contents
 
@@ -177,54 +211,71 @@ def read_store(path: str | Path) -> Contents:
 Newest = dict[str, tuple[tuple[int, str], TrialResult]]
 
 
-def _read_folders(folders: Iterable[Path]) -> Contents:
+def _read_folders(folders: Iterable[Path], disk: Disk) -> Contents:
     """Return the row that counts of each trial in these folders, and what was damaged."""
     contents = Contents()
     newest: Newest = {}
     for folder in folders:
-        _read_folder(folder, newest, contents)
+        _read_folder(folder, disk, newest, contents)
     contents.results = [result for _, result in newest.values()]
     return contents
 
 
-def _read_folder(folder: Path, newest: Newest, contents: Contents) -> None:
+def _read_folder(folder: Path, disk: Disk, newest: Newest, contents: Contents) -> None:
     """Add the rows of one folder to ``newest`` and its damage to ``contents``."""
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in row_files(folder, disk):
         try:
-            lines = list(_lines(file))
+            lines = lines_of(disk.read(file))
         except OSError as error:
             contents.damage.append(Damage(file, 0, f"not to be read ({error.strerror})"))
             continue
         for number, line in lines:
             try:
-                result = _decode(line)
+                result = decode(line)
             except ValueError as error:
                 contents.damage.append(Damage(file, number, str(error)))
                 continue
-            # A trial that is done stays done: a crash of a later or parallel launch does not undo it, nor does one
-            # that stops trials early.
-            done = result.status.is_final + (result.status.is_final and result.status is not Status.PRUNED)
-            rank = (done, str(result.provenance.get("recorded_at", "")))
+            rank = rank_of(result)
             known = newest.get(result.trial_id)
             if known is None or rank >= known[0]:
                 newest[result.trial_id] = (rank, result)
                 contents.stores[result.trial_id] = str(folder)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    with file.open("rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            if line.strip():
-                yield number, line
+def rank_of(result: TrialResult) -> tuple[int, str]:
+    """Return what a row wins by over others of its trial.
+
+    A trial that is done stays done: a crash of a later or parallel launch does not undo it, nor does one that stops
+    trials early.
+    """
+    done = result.status.is_final + (result.status.is_final and result.status is not Status.PRUNED)
+    return done, str(result.provenance.get("recorded_at", ""))
 
 
-def _encode(result: TrialResult) -> bytes:
+def row_files(folder: Path, disk: Disk) -> list[Path]:
+    """Return the files of rows in a folder."""
+    return [folder / name for name in disk.names(folder) or () if name.endswith(".jsonl")]
+
+
+def lines_of(content: bytes) -> list[tuple[int, bytes]]:
+    """Return the lines of a file with their numbers from 1, empty ones left out."""
+    lines = content.split(b"\n")
+    whole = [line + b"\n" for line in lines[:-1]] + lines[-1:]
+    return [(number, line) for number, line in enumerate(whole, start=1) if line.strip()]
+
+
+def encode(result: TrialResult) -> bytes:
+    """Return the line of a row, its checksum included.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
     row = {"schema": SCHEMA, **result.to_dict()}
     body = json.dumps(row, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()[:-1]
     return body + _CRC_KEY + b'%08x"}\n' % zlib.crc32(body)
 
 
-def _decode(line: bytes) -> TrialResult:
+def decode(line: bytes) -> TrialResult:
     """Return the row of one line.
 
     Raises:

@@ -37,6 +37,7 @@ from sweeper.source import source_weights
 from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.strategies import Strategy, find_strategy
 from sweeper.strategies.base import check_needs
+from sweeper.sweep import failed_row
 from sweeper.tasks import TaskData, find_task
 from sweeper.train import Predicted, Stop, Trained, predict, score, train_pack
 from sweeper.work import CLASSIFICATION, GENERATION, REGRESSION, TAGGING
@@ -192,11 +193,6 @@ def run_planned(
             yield from run_planned(part, provenance, keep, plan, judge)
         return
     yield [failed_row(spec, status, reason, provenance) for spec in specs]
-
-
-def failed_row(spec: TrialSpec, status: Status, error: str, provenance: Mapping[str, Any]) -> TrialResult:
-    """Return the row of a trial that has nothing but a reason."""
-    return TrialResult(spec, status, provenance={**provenance, "recorded_at": now()}, error=error)
 
 
 def _one_line(error: BaseException) -> str:

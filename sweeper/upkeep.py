@@ -1,0 +1,137 @@
+"""What keeps a store in order: check it, mend it, make few files of many, take in another.
+
+Each is safe at any moment: rows are on disk in their new place before an old one goes, and a row that stands
+twice counts once. Files that a writer still holds are left alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.disk import Disk
+from sweeper.results import Damage, ResultsStore, decode, lines_of, rank_of, row_files
+from sweeper.spec import TrialResult
+
+DAMAGED = ".damaged"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a store's own files hold.
+
+    Attributes:
+        statuses: How many trials ended how, by the rows that count.
+        rows: Rows in all.
+    """
+
+    files: int
+    rows: int
+    statuses: dict[str, int]
+    damage: list[Damage]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    rows: list[TrialResult]
+    damage: list[Damage]
+
+
+def _read(file: Path, disk: Disk) -> _File:
+    rows, damage = [], []
+    try:
+        lines = lines_of(disk.read(file))
+    except OSError as error:
+        return _File(file, [], [Damage(file, 0, f"not to be read ({error.strerror})")])
+    for number, line in lines:
+        try:
+            rows.append(decode(line))
+        except ValueError as error:
+            damage.append(Damage(file, number, str(error)))
+    return _File(file, rows, damage)
+
+
+def check(store: ResultsStore) -> Checked:
+    """Read every line of a store and say what is there."""
+    files = [_read(file, store.disk) for file in row_files(store.path, store.disk)]
+    statuses = Counter(row.status.value for row in _counting([row for file in files for row in file.rows]))
+    return Checked(
+        len(files), sum(len(file.rows) for file in files), dict(statuses), [d for file in files for d in file.damage]
+    )
+
+
+def _counting(rows: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return of each trial the row that counts."""
+    newest: dict[str, TrialResult] = {}
+    for row in rows:
+        known = newest.get(row.trial_id)
+        if known is None or rank_of(row) >= rank_of(known):
+            newest[row.trial_id] = row
+    return list(newest.values())
+
+
+def repair(store: ResultsStore) -> list[Path]:
+    """Set damaged files aside, under a name that is not read, and write their whole rows anew.
+
+    Returns:
+        The files that were set aside.
+
+    Raises:
+        OSError: the disk refused. Nothing is lost; the same call goes on from there.
+    """
+    aside = []
+    for path in row_files(store.path, store.disk):
+        if store.disk.in_use(path):
+            continue
+        file = _read(path, store.disk)
+        if not file.damage or file.damage[0].line == 0:  # what cannot be read cannot be saved either
+            continue
+        store.append(file.rows)
+        store.disk.replace(path, path.with_name(path.name + DAMAGED))
+        aside.append(path)
+    if aside:
+        store.disk.sync_folder(store.path)
+    store.close()
+    return aside
+
+
+def compact(store: ResultsStore) -> int:
+    """Write the rows that count into one file and remove those they came from; damaged files stay.
+
+    Returns:
+        How many files went.
+
+    Raises:
+        OSError: the disk refused. Nothing is lost; the same call goes on from there.
+    """
+    disk = store.disk
+    free = [path for path in row_files(store.path, disk) if not disk.in_use(path)]
+    whole = [file for file in (_read(path, disk) for path in free) if not file.damage]
+    if len(whole) < 2:
+        return 0
+    store.append(_counting([row for file in whole for row in file.rows]))
+    store.close()
+    for file in whole:
+        disk.remove(file.path)
+    disk.sync_folder(store.path)
+    return len(whole)
+
+
+def merge(store: ResultsStore, sources: Sequence[ResultsStore]) -> int:
+    """Take in the rows of other stores that count for more than what is known of their trials.
+
+    Returns:
+        How many rows were new.
+
+    Raises:
+        OSError: the disk refused. Nothing is lost; the same call goes on from there.
+    """
+    known = {row.trial_id: row for row in store.read().results}
+    theirs = _counting([row for source in sources for row in source.read().results])
+    new = [row for row in theirs if row.trial_id not in known or rank_of(row) > rank_of(known[row.trial_id])]
+    store.append(new)
+    store.close()
+    return len(new)
