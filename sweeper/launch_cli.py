@@ -25,6 +25,7 @@ from sweeper.results import Contents, ResultsStore
 from sweeper.search import LEAST_SETTINGS, OBJECTIVES, SEARCHES, Situation, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.sweep import done, missing
+from sweeper.upkeep import settle
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,7 +169,7 @@ def launch(
     contents = Contents()
     if store.path.exists():
         if not dry_run:
-            store.settle()
+            settle(store)
         contents = store.read()
     final = done(contents.results, early_stop)
     todo = [trial for trial in grid.trials if trial.trial_id not in final]

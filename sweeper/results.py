@@ -137,6 +137,7 @@ class ResultsStore:
     def mark(self) -> None:
         """Make the folder a store that others know as one, before there is anything else in it."""
         if MARKER in (self.disk.names(self.path) or ()):
+            self.disk.sync_folder(self.path)  # who made it may have been killed before this
             return
         self.disk.make_folder(self.path)
         temporary = self.path / f"{_UNFINISHED}{secrets.token_hex(4)}"
@@ -165,21 +166,6 @@ class ResultsStore:
         file, self._file, self._length = self._file, None, 0
         if file is not None:
             self.disk.close(file)
-
-    def settle(self) -> None:
-        """Have all that can be read on disk: a writer that was killed may have left rows that a power cut would take.
-
-        Whoever counts rows as done asks for this first.
-
-        Raises:
-            OSError: the disk refused.
-        """
-        files = row_files(self.path, self.disk)
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):  # a compaction may be at work
-                self.disk.settle(file)
-        if files:
-            self.disk.sync_folder(self.path)
 
     def read(self) -> Contents:
         """Return the row that counts of each trial in this folder, and what was damaged."""

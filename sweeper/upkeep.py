@@ -73,6 +73,33 @@ def _counting(rows: Sequence[TrialResult]) -> list[TrialResult]:
     return list(newest.values())
 
 
+def settle(store: ResultsStore) -> None:
+    """Have all that can be read on disk: a writer that was killed may have left rows that a power cut would take.
+
+    Whoever counts rows as done asks for this first.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    for path in row_files(store.path, store.disk):
+        try:
+            store.disk.settle(path)
+        except FileNotFoundError:  # a compaction is at work
+            continue
+        except OSError:
+            # A disk that failed to sync once may say next time that all is well, and it is not.
+            if store.disk.in_use(path):
+                raise
+            _write_anew(store, _read(path, store.disk))
+            store.disk.sync_folder(store.path)
+    store.close()
+
+
+def _write_anew(store: ResultsStore, file: _File) -> None:
+    store.append(file.rows)
+    store.disk.replace(file.path, file.path.with_name(file.path.name + DAMAGED))
+
+
 def repair(store: ResultsStore) -> list[Path]:
     """Set damaged files aside, under a name that is not read, and write their whole rows anew.
 
@@ -89,8 +116,7 @@ def repair(store: ResultsStore) -> list[Path]:
         file = _read(path, store.disk)
         if not file.damage or file.damage[0].line == 0:  # what cannot be read cannot be saved either
             continue
-        store.append(file.rows)
-        store.disk.replace(path, path.with_name(path.name + DAMAGED))
+        _write_anew(store, file)
         aside.append(path)
     if aside:
         store.disk.sync_folder(store.path)

@@ -20,7 +20,7 @@ from sweeper.pack import make_packs
 from sweeper.results import ResultsStore
 from sweeper.spec import ALWAYS, Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.sweep import Sweep, done, missing
-from sweeper.upkeep import compact, repair
+from sweeper.upkeep import compact, repair, settle
 from tests.faults.disk import Killed, PowerCut, SimulatedDisk
 
 STORE = Path("/store")
@@ -81,6 +81,7 @@ class Schedule:
         """Launch, lose, launch again; return how often what happened."""
         for launch in range(LAUNCHES + 1):
             self.disk.free()
+            self.troubled = launch < LAUNCHES
             fault = self.rng.choice(FAULTS) if launch < LAUNCHES else "none"
             if fault != "none":
                 self.disk.arm(self.rng.randint(1, 30), fault)
@@ -134,7 +135,7 @@ class Schedule:
         if self.rng.random() < 0.2:
             self.rng.choice([repair, compact])(store) if self.disk.names(STORE) else None
             store = self.look()
-        store.settle()
+        settle(store)
         known = store.read().results
         # What stands in the store as final counts as done, reported or not: from here on it must stay.
         ready = done(known, None)
@@ -145,6 +146,7 @@ class Schedule:
         packs = make_packs(todo, 3, 2)
         sweep = Sweep(packs, store, self.book, {}, LIMIT, lambda: self.time)
         other = ResultsStore(STORE, create=True, disk=self.disk) if self.rng.random() < 0.2 else None
+        self.lost = set[int]()
         waiting, running = list(range(len(packs))), list[int]()
         while waiting or running:
             while waiting and len(running) < 2:
@@ -154,7 +156,8 @@ class Schedule:
             self.step(sweep, pack, other, todo)
             for late in sweep.overdue():
                 sweep.lose(late, "killed")
-            for ended in [pack for pack in running if not sweep.left(pack)]:
+                self.lost.add(late)
+            for ended in [pack for pack in running if pack in self.lost or not sweep.left(pack)]:
                 sweep.finish(ended)
                 running.remove(ended)
         if missing(store, todo):
@@ -164,11 +167,12 @@ class Schedule:
 
     def step(self, sweep: Sweep, pack: int, other: ResultsStore | None, todo: Sequence[TrialSpec]) -> None:
         """Let one thing happen to a pack that runs."""
-        chance = self.rng.random()
+        chance = self.rng.random() if self.troubled else 1.0
         left = sweep.left(pack)
         if chance < 0.08:
             self.seen["lost workers"] += 1
             sweep.lose(pack, "killed")
+            self.lost.add(pack)
         elif chance < 0.14:
             self.seen["hanging workers"] += 1
             self.time += LIMIT * len(specs()) + 1
@@ -176,8 +180,11 @@ class Schedule:
             # A second launch of the same sweep, on another machine.
             self.seen["rows from a second launch"] += 1
             rows = [self.row(self.rng.choice(todo))]
-            other.append(rows)
-            self.book.final.update({r.trial_id: r.status for r in rows if r.trial_id not in self.book.final})
+            try:
+                other.append(rows)
+            except OSError:  # it goes on for a while before it gives up
+                return
+            self.book.finish(rows)
         elif chance < 0.26:
             self.seen["compactions"] += 1
             compact(ResultsStore(STORE, create=True, disk=self.disk)) if self.disk.names(STORE) else None
