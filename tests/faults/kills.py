@@ -93,8 +93,12 @@ def launch_once(folder: Path, rng: Random, killed: Counter[str]) -> bool:
         driver = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, MARK: mark})
     time.sleep(rng.uniform(3, 9))
     last = time.monotonic()
+    early = rng.random() < 0.15  # while Ray starts; else from the first worker on
     while driver.poll() is None:
-        what = rng.choices(["worker", "driver", "raylet"], [8, 1, 1])[0]
+        if not early and not (early := bool(processes(mark, "worker"))):
+            time.sleep(0.1)
+            continue
+        what = rng.choices(["worker", "driver", "raylet"], [16, 1, 1])[0]
         victims = [driver.pid] if what == "driver" else processes(mark, what)
         if victims:
             before = finals(folder / "results")
