@@ -213,13 +213,18 @@ def export(file: str, folder: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            frame.map(_no_formula).to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     click.echo(f"{len(frame)} trials in {path}", err=True)
+
+
+def _no_formula(value: Any) -> Any:
+    """Return a cell that a spreadsheet shows and does not compute."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ format_option = click.option(
 
 
 def say(talk: Console, text: str) -> None:
-    """Print a line of talk as it is: names from the user are no markup."""
+    """Print a line of talk as it is: names from the user are no markup, and nothing in it moves the cursor."""
+    text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
     talk.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

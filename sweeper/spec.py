@@ -82,6 +82,12 @@ class TrialSpec:
     train: TrainArgs
     seed: int
 
+    def __post_init__(self) -> None:
+        # Names come from strangers' grids and stores, and go to terminals.
+        for name, value in {**self.hparams, "model": self.model, "task": self.task, "strategy": self.strategy}.items():
+            if not name.isprintable() or (isinstance(value, str) and not value.isprintable()):
+                raise ValueError(f"{name!r} must be without control characters, got {value!r}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain JSON values; `from_dict` is the way back."""
         return asdict(self)

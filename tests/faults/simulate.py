@@ -68,9 +68,14 @@ class Book:
 
 
 class Schedule:
-    """One sweep, launched until it is done."""
+    """One sweep, launched until it is done.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        smooth: Nothing goes wrong but what `SimulatedDisk.arm` says.
+    """
+
+    def __init__(self, seed: int, smooth: bool = False) -> None:
+        self.troubled = not smooth
         self.rng = Random(seed)
         self.disk = SimulatedDisk(self.rng)
         self.book = Book()
@@ -132,7 +137,7 @@ class Schedule:
     def launch(self) -> bool:
         """Do what `sweeper launch` does; return whether it ends with success."""
         store = self.look()
-        if self.rng.random() < 0.2:
+        if self.troubled and self.rng.random() < 0.2:
             self.rng.choice([repair, compact])(store) if self.disk.names(STORE) else None
             store = self.look()
         settle(store)
@@ -145,7 +150,7 @@ class Schedule:
             raise BrokenPromiseError("a finished trial is run again")
         packs = make_packs(todo, 3, 2)
         sweep = Sweep(packs, store, self.book, {}, LIMIT, lambda: self.time)
-        other = ResultsStore(STORE, create=True, disk=self.disk) if self.rng.random() < 0.2 else None
+        other = ResultsStore(STORE, create=True, disk=self.disk) if self.troubled and self.rng.random() < 0.2 else None
         self.lost = set[int]()
         waiting, running = list(range(len(packs))), list[int]()
         while waiting or running:

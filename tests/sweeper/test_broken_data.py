@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,10 @@ BROKEN: list[tuple[str, Make, str, str]] = [
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SWEEPER_DATA", str(tmp_path / "kept"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # Where another test has imported these already, they do not look at the environment any more.
+    for name, value in (("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("datasets.config", "HF_HUB_OFFLINE")):
+        if name in sys.modules:
+            monkeypatch.setattr(sys.modules[name], value, True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from tests import small
 
-names = st.text(min_size=1, max_size=10)
+names = st.text(min_size=1, max_size=10).filter(str.isprintable)
 json_values = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), names
 )
@@ -81,3 +81,9 @@ def test_a_row_with_a_foreign_id_is_refused() -> None:
 
 def test_only_crashes_and_time_outs_are_run_again() -> None:
     assert {status for status in Status if not status.is_final} == {Status.FAILED, Status.TIMED_OUT}
+
+
+@pytest.mark.parametrize("name", ["model", "task", "strategy"])
+def test_a_name_cannot_move_the_cursor(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' must be without control characters"):
+        replace(small.spec(), **{name: "mlp\x1b[2J"})

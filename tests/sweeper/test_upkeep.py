@@ -109,3 +109,12 @@ def test_the_commands_say_what_they_found_and_did(command: Command, tmp_path: Pa
 @pytest.mark.parametrize("what", ["check", "repair", "compact", "merge"])
 def test_every_command_has_an_example(command: Command, tmp_path: Path, what: str) -> None:
     assert f"sweeper store {what}" in command("sweeper", "store", what, "--help", cwd=tmp_path).stdout
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet(command: Command, tmp_path: Path) -> None:
+    row = small.row()
+    hostile = replace(row, spec=replace(row.spec, task="=1+1"))
+    writer = ResultsStore(tmp_path / "results", create=True)
+    writer.append([hostile])
+    assert command("sweeper", "export", "out.csv", cwd=tmp_path).returncode == 0
+    assert ",'=1+1," in (tmp_path / "out.csv").read_text()
