@@ -264,6 +264,7 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
             # which read it as it is now, would wait for a token that this process does not send.
             ray._raylet.Config.initialize("")  # type: ignore[attr-defined]
             ray.init(
+                address="local",  # not a cluster that happens to run on this machine, or in RAY_ADDRESS
                 num_cpus=cpus,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,

@@ -174,10 +174,33 @@ def test_a_full_disk_ends_the_sweep_with_its_reason(tmp_path: Path, monkeypatch:
     assert 0 < len(stored(tmp_path)) < 18
 
 
-def test_a_script_may_import_ray_first() -> None:
+def test_a_script_may_import_ray_first_and_a_cluster_elsewhere_is_let_be() -> None:
     script = "import ray, sweeper.launch as l\nwith l.connected(None, 1):\n    print(ray.cluster_resources()['CPU'])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=env)
     assert done.stdout.split()[-1:] == ["1.0"], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_a_sweep_soon_and_keeps_what_is_finished(tmp_path: Path, times: int) -> None:
+    (tmp_path / "grid.toml").write_text(KILL_GRID)
+    launch = subprocess.Popen(
+        [SWEEPER, "launch", "--grid", "grid.toml", "--pack", "2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("results/rows-*.jsonl")):
+        assert launch.poll() is None
+        time.sleep(0.1)
+    before = {row.trial_id for row in ResultsStore(tmp_path / "results").read().results}
+    started = time.monotonic()
+    for _ in range(times):
+        launch.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    _, talk = launch.communicate(timeout=60)
+    assert launch.returncode == 130, talk
+    assert time.monotonic() - started < 10
+    assert "Traceback" not in talk
+    assert before <= {row.trial_id for row in ResultsStore(tmp_path / "results").read().results}
 
 
 @pytest.mark.slow
