@@ -32,15 +32,22 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # nobody without the token gets
 import ray
 from ray import tune
 
+from sweeper import checkpoint
 from sweeper.adapters import Keeper
 from sweeper.allocator import keep_freed_memory
 from sweeper.early_stop import EarlyStop
 from sweeper.pack import make_packs
 from sweeper.provenance import code, environment
 from sweeper.results import ResultsStore
-from sweeper.spec import TrialResult, TrialSpec
+from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.sweep import Listener, Sweep
 from sweeper.trial import run_planned
+
+SIGNS = {
+    Status.PREEMPTED: ("node has died", "node died", "was preempted", "is unavailable"),
+    Status.OUT_OF_MEMORY: ("OutOfMemoryError", "running low on memory"),
+}
+"""What Ray says of a worker that it lost."""
 
 OBJECT_STORE_BYTES = 256 * 2**20  # specs and rows are small
 
@@ -57,6 +64,7 @@ class PackTrial(tune.Trainable):
         provenance: Mapping[str, Any],
         weights: str | None,
         early_stop: Any,
+        checkpoints: str | None,
     ) -> None:
         """Remember the packs; `config` names one of them by its number."""
         import torch
@@ -66,6 +74,7 @@ class PackTrial(tune.Trainable):
         self.packs, self.plan, self.until, self.provenance = packs, plan, until, provenance
         self.keep = Keeper(Path(weights), overwrite=True) if weights else None
         self.judge = None if early_stop is None else functools.partial(_ask, early_stop)
+        self.checkpoints = Path(checkpoints) if checkpoints else None
         self.coming: Iterator[list[TrialResult]] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -81,13 +90,13 @@ class PackTrial(tune.Trainable):
             specs = [TrialSpec.from_dict(spec) for spec in self.packs[self.config["pack"]]]
             self.left = len(specs)
             provenance = {**self.provenance, **environment()}
-            self.coming = run_planned(specs, provenance, self.keep, self.plan, self.judge)
+            self.coming = run_planned(specs, provenance, self.keep, self.plan, self.judge, self.checkpoints)
         rows = next(self.coming)
         self.left -= len(rows)
         return {"rows": [row.to_dict() for row in rows], "done": not self.left}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Save nothing: a pack is the unit that is done or not."""
+        """Save nothing here: `sweeper.checkpoint` does, where the next launch finds it."""
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Load nothing."""
@@ -115,8 +124,8 @@ def _ask(early_stop: Any, step: int, trials: Sequence[TrialSpec], scores: Sequen
 class _ToStore(tune.Callback):
     """Tells a `Sweep` what becomes of Tune's trials."""
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
+    def __init__(self, sweep: Sweep, checkpoints: Path | None) -> None:
+        self.sweep, self.checkpoints = sweep, checkpoints
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the scratch folder, for a restore that we never ask for.
@@ -138,10 +147,12 @@ class _ToStore(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         self.sweep.add(trial.config["pack"], [TrialResult.from_dict(row) for row in result["rows"]])
+        if self.checkpoints is not None:
+            checkpoint.forget(self.checkpoints, self.sweep.ended)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # `run_pack` turns what goes wrong into rows; only a dead process ends up here.
-        self.sweep.lose(trial.config["pack"], _last_line(trial.error_file))
+        self.sweep.lose(trial.config["pack"], *_cause(trial.error_file))
 
 
 def launch(
@@ -156,6 +167,7 @@ def launch(
     address: str | None = None,
     pack_size: int | None = None,
     weights: Path | None = None,
+    checkpoints: Path | None = None,
     until: float | None = None,
     early_stop: EarlyStop | None = None,
     time_limit: float | None = None,
@@ -173,6 +185,8 @@ def launch(
         time_limit: Seconds that a trial may take, a pack so many times that as it has trials left; a worker beyond
             it is ended, whatever it is at.
         weights: Where workers save what each complete trial learned; nowhere if ``None``.
+        checkpoints: Where workers keep packs while they train, and find those of an earlier launch; nowhere if
+            ``None``.
 
     Raises:
         OSError: a row could not be written. What the store holds is intact.
@@ -190,49 +204,65 @@ def launch(
             raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} cannot be met: there are {gpus:g} GPUs")
         workers = ray.cluster_resources().get("CPU", 1.0) if not gpus_per_trial else gpus / gpus_per_trial
         workers = max(1, int(min(workers, max_concurrent or workers)))
-        packs = _spread_seeds(make_packs(trials, pack_size, workers))
-        plain = [[spec.to_dict() for spec in pack] for pack in packs]
-        where = None if weights is None else str(weights)
+        packs = _spread_seeds(_packs(trials, pack_size, workers, checkpoints))
         judge = None if early_stop is None else ray.remote(num_cpus=0)(_Judge).remote(early_stop)
-        trainable = tune.with_parameters(
-            PackTrial,
-            packs=plain,
-            plan=pack_size is None,
-            until=until,
-            provenance=provenance,
-            weights=where,
-            early_stop=judge,
-        )
         sweep = Sweep(packs, store, listener, provenance, time_limit, time.monotonic)
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),
-            param_space={"pack": tune.grid_search(list(range(len(packs))))},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(Path(scratch)),
-                verbose=0,
-                callbacks=[_ToStore(sweep)],
-            ),
-        )
-        try:
-            tuner.fit()
-        except tune.TuneError:
-            if sweep.refused is None:
-                raise
-            raise OSError(
-                f"{str(store.path)!r} takes no more rows ({sweep.refused.strerror}). Those it has are intact; "
-                "the same command goes on from there"
-            ) from None
+        numbers = list(range(len(packs)))
+        while numbers:
+            trainable = tune.with_parameters(
+                PackTrial,
+                packs=[[spec.to_dict() for spec in pack] for pack in sweep.packs],
+                plan=pack_size is None,
+                until=until,
+                provenance=provenance,
+                weights=None if weights is None else str(weights),
+                early_stop=judge,
+                checkpoints=None if checkpoints is None else str(checkpoints),
+            )
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_per_trial}),
+                param_space={"pack": tune.grid_search(numbers)},
+                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max_concurrent),
+                run_config=tune.RunConfig(
+                    name=f"sweep-{numbers[0]}",
+                    storage_path=str(Path(scratch)),
+                    verbose=0,
+                    callbacks=[_ToStore(sweep, checkpoints)],
+                ),
+            )
+            try:
+                tuner.fit()
+            except tune.TuneError:
+                if sweep.refused is None:
+                    raise
+                raise OSError(
+                    f"{str(store.path)!r} takes no more rows ({sweep.refused.strerror}). Those it has are intact; "
+                    "the same command goes on from there"
+                ) from None
+            numbers, sweep.again = sweep.again, []
 
 
-def _last_line(file: str | None) -> str:
-    """Return the last line of a file of Tune's, which holds the reason."""
+def _packs(
+    trials: Sequence[TrialSpec], size: int | None, workers: int, checkpoints: Path | None
+) -> list[list[TrialSpec]]:
+    """Return the trials in packs; those that trained together when a launch ended go on together."""
+    specs = {trial.trial_id: trial for trial in trials}
+    begun = [] if checkpoints is None else checkpoint.groups(checkpoints, specs.keys())
+    together = [[specs.pop(trial) for trial in group] for group in begun]
+    return together + make_packs(list(specs.values()), size, workers)
+
+
+def _cause(file: str | None) -> tuple[Status, str]:
+    """Return what became of a worker, and in one line why, from a file of Tune's."""
     try:
-        lines = Path(file or "").read_text(encoding="utf-8", errors="replace").split("\n")
+        text = Path(file or "").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return "killed, or out of memory"
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "killed, or out of memory")
+        text = ""
+    last = next((line.strip()[:300] for line in reversed(text.split("\n")) if line.strip()), "killed, or out of memory")
+    for status, signs in SIGNS.items():
+        if any(sign in text for sign in signs):
+            return status, last
+    return Status.FAILED, last
 
 
 def _spread_seeds(packs: list[list[TrialSpec]]) -> list[list[TrialSpec]]:

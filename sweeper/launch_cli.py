@@ -232,12 +232,12 @@ def _run(
 
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if how.pop("keep_weights") else None
-    if kept:
-        store.mark()  # a worker's folder must not be what makes it look like something else
+    checkpoints = store.path.absolute() / "checkpoints"
     rows, until = None, None
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         stack.enter_context(connected(how["address"], how["cpus"]))
+        store.mark()  # a worker's folder must not be what makes it look like something else
         if budget is not None:
             until = time.time() + budget
         while True:
@@ -245,7 +245,9 @@ def _run(
                 trials = climb.send(rows)  # type: ignore[arg-type]  # the first takes nothing
             except StopIteration:
                 break
-            counts += _run_all(trials, grid, store, talk, {**how, "weights": kept, "until": until}, search)
+            counts += _run_all(
+                trials, grid, store, talk, {**how, "weights": kept, "checkpoints": checkpoints, "until": until}, search
+            )
             rows = rows_of(store.read().results, trials)
             left = len(trials) - len(rows)
             if left:

@@ -228,14 +228,16 @@ def _read_folder(folder: Path, disk: Disk, newest: Newest, contents: Contents) -
                 contents.stores[result.trial_id] = str(folder)
 
 
+RANKS = {Status.COMPLETE: 3, Status.DIVERGED: 3, Status.PRUNED: 2, Status.OUT_OF_MEMORY: 1}
+
+
 def rank_of(result: TrialResult) -> tuple[int, str]:
     """Return what a row wins by over others of its trial.
 
     A trial that is done stays done: a crash of a later or parallel launch does not undo it, nor does one that stops
-    trials early.
+    trials early or has less memory.
     """
-    done = result.status.is_final + (result.status.is_final and result.status is not Status.PRUNED)
-    return done, str(result.provenance.get("recorded_at", ""))
+    return RANKS.get(result.status, 0), str(result.provenance.get("recorded_at", ""))
 
 
 def row_files(folder: Path, disk: Disk) -> list[Path]:

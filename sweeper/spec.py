@@ -26,12 +26,13 @@ class Status(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DIVERGED = "diverged"
     TIMED_OUT = "timed_out"
+    PREEMPTED = "preempted"
     FAILED = "failed"
 
     @property
     def is_final(self) -> bool:
         """Whether running the trial again would only find the same; a crash or a time-out may pass."""
-        return self not in (Status.FAILED, Status.TIMED_OUT)
+        return self not in (Status.FAILED, Status.TIMED_OUT, Status.PREEMPTED)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from sweeper.provenance import now
 from sweeper.results import ResultsStore
 from sweeper.spec import Status, TrialResult, TrialSpec
 
+RETRIES = {Status.PREEMPTED: 3, Status.FAILED: 1, Status.OUT_OF_MEMORY: 1}
+"""How often a launch starts a trial again whose worker is gone; one that the time limit ended it does not."""
+
 
 class Listener(Protocol):
     """What is told about the sweep while it runs."""
@@ -60,11 +63,14 @@ class Sweep:
         time_limit: float | None,
         clock: Callable[[], float],
     ) -> None:
-        self.packs, self.store, self.listener, self.provenance = packs, store, listener, provenance
+        self.packs = [list(pack) for pack in packs]
+        self.store, self.listener, self.provenance = store, listener, provenance
         self.time_limit, self.clock = time_limit, clock
         self.running: dict[int, float] = {}  # pack -> when it last showed life
         self.late: set[int] = set()
         self.ended: set[str] = set()
+        self.tries: dict[int, int] = {}  # pack -> how often what is in it was lost
+        self.again: list[int] = []  # packs that are to start once more
         self.refused: OSError | None = None
 
     def start(self, pack: int) -> None:
@@ -96,13 +102,26 @@ class Sweep:
         self.late.update(late)
         return late
 
-    def lose(self, pack: int, reason: str) -> None:
-        """The worker of a pack has died: what it had not handed over gets rows that say so."""
+    def lose(self, pack: int, status: Status, reason: str) -> None:
+        """The worker of a pack is gone: what it had not handed over starts again, or gets rows that say so.
+
+        Who was lost with its machine starts again as it was; else each trial by itself, so that one that ends its
+        worker does not take the others along.
+        """
         self.running.pop(pack, None)
-        status, error = Status.FAILED, f"the worker process died: {reason}"
+        left, lost = self.left(pack), self.tries.get(pack, 0) + 1
+        error = f"the worker is gone: {reason}"
         if pack in self.late:
             status, error = Status.TIMED_OUT, f"ended: longer than the limit of {self.time_limit:g} s a trial"
-        self._store([failed_row(spec, status, error, self.provenance) for spec in self.left(pack)])
+        elif lost <= RETRIES[status] and (status is not Status.OUT_OF_MEMORY or len(left) > 1):
+            for part in [left] if status is Status.PREEMPTED else [[spec] for spec in left]:
+                self.again.append(len(self.packs))
+                self.tries[len(self.packs)] = lost
+                self.packs.append(part)
+            return
+        elif lost > 1:
+            error += f" (the {lost} times that it was started)"
+        self._store([failed_row(spec, status, error, self.provenance) for spec in left])
 
     def left(self, pack: int) -> list[TrialSpec]:
         """Return the trials of a pack that have no row of this launch."""

@@ -6,8 +6,10 @@ import contextlib
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from sweeper import checkpoint
 from sweeper.flops import FlopCounter
 from sweeper.leave import smaller
 from sweeper.members import member_of
@@ -91,6 +94,8 @@ class Draws:
         """Splits whose activations may be kept."""
         self.rows = 0
         """How many rows a member has got."""
+        self.drawn: Counter[tuple[str, float]] = Counter()
+        """How many batches came from which share of which split."""
 
     def __call__(self, split: str, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return inputs ``(members * batch, ...)`` and labels ``(members, batch)``."""
@@ -98,6 +103,7 @@ class Draws:
         if (split, share) not in self.orders:
             self.orders[split, share] = self._streams(split, share)
         picks = [next(order) for order in self.orders[split, share]]
+        self.drawn[split, share] += 1
         x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)]).to(self.device)
         y = torch.stack([rows.y[pick] for rows, pick in zip(own, picks, strict=True)])
         if self.prefix is not None and split in self.kept and self.to_come >= len(own[0]):
@@ -107,6 +113,14 @@ class Draws:
                 self.prefix.remember(x, torch.cat(parts).to(self.device))
         self.rows += len(picks[0])
         return x, y.to(self.device)
+
+    def skip(self, split: str, share: float, batches: int) -> None:
+        """Draw so many batches and give them to nobody."""
+        self.orders[split, share] = self._streams(split, share)
+        for order in self.orders[split, share]:
+            for _ in range(batches):
+                next(order)
+        self.drawn[split, share] = batches
 
     def keep(self, members: Sequence[int]) -> None:
         """Draw for some of the members only, each going on where it was."""
@@ -253,6 +267,7 @@ def train_pack(
     metric: str,
     others: Mapping[str, Split] = MappingProxyType({}),
     stop: Stop | None = None,
+    kept: tuple[Path, Sequence[str]] | None = None,
 ) -> list[Trained]:
     """Train all members together and return what was measured of each; the model is changed in place.
 
@@ -267,6 +282,7 @@ def train_pack(
         metric: Name of the score; empty for no curve.
         others: What a stage may draw from besides, the same for all members: "source_train", where there is one.
         stop: Asked at each point of the curve but the last; ``None``: nobody is stopped.
+        kept: File of the checkpoint, from which training goes on where it is this pack's, and the members' trial ids.
 
     Raises:
         NotApplicableError: a stage needs rows that are not there.
@@ -282,6 +298,26 @@ def train_pack(
     ever_trained: dict[int, Parameter] = {}
     step, shares, begun = 0, 0.0, 0
     stages = strategies[0].adapt(model, strategies)
+    stage: Stage | None
+    optimizer: MemberAdamW
+    saved = None if kept is None else checkpoint.read(*kept)
+    last_saved = time.monotonic()
+
+    def go_on_without(stay: Sequence[int]) -> None:
+        """Make the model a pack of the members in these places."""
+        nonlocal optimizer, stages, stage, here, ever_trained
+        chosen = [here[place] for place in stay]
+        pack, to_come, same_stage = smaller(model, base, [strategies[k] for k in chosen], stay, begun)
+        names = {p: name for one in (model, pack) for name, p in one.network.named_parameters()}
+        own = dict(pack.network.named_parameters())
+        after = optimizer_for(pack, same_stage, [trains[k] for k in chosen])
+        optimizer.carry(after, stay, names)
+        ever_trained = {id(p): p for p in _again(ever_trained.values(), names, own)}
+        vars(model).update(vars(pack))
+        optimizer, stages, stage, here = after, to_come, same_stage, chosen
+        draw.keep(stay)
+        for k, member in enumerate(trained):
+            member.place = here.index(k) if k in here else None
 
     while (stage := next(stages, None)) is not None:
         begun += 1
@@ -291,6 +327,22 @@ def train_pack(
         ever_trained.update({id(p): p for p in model.trainable().values()})
         shares += stage.share
         end = step + stage_steps(shares, step, train.steps)
+        if saved is not None and begun < saved.begun:
+            step = end
+            continue
+        if saved is not None and kept is not None:
+            try:
+                if saved.here != here:
+                    go_on_without(saved.here)
+                losses = checkpoint.put_back(saved.tensors, model, optimizer)
+            except ValueError as error:
+                kept[0].unlink(missing_ok=True)
+                raise ValueError(f"the checkpoint does not fit and is removed, launch again: {error}") from None
+            optimizer.steps, step = saved.updates, saved.step
+            trained = [Trained(**member) for member in saved.trained]
+            for name, part, number in saved.drawn:
+                draw.skip(name, part, number)
+            saved = None
         while step < end:  # once, and once more after each time that members left
             draw.to_come = train.steps * train.batch_size * len(here)
             prefix = find_prefix(model, draw.splits["train"])
@@ -326,12 +378,18 @@ def train_pack(
                     losses.clear()
                     if step < train.steps:
                         left = _leaving(trained, here, step, stop)
+                if kept and not left and step < train.steps and time.monotonic() - last_saved > checkpoint.EVERY:
+                    flops = flops_per_row * (draw.rows - drawn)
+                    members = [asdict(_counted(m, durations, flops, len(here))) for m in trained]
+                    batches_drawn = [(*what, number) for what, number in draw.drawn.items()]
+                    tensors = checkpoint.tensors_of(model, base, optimizer, losses)
+                    state = checkpoint.State(step, begun, here, members, batches_drawn, optimizer.steps, tensors)
+                    checkpoint.write(*kept, state)
+                    last_saved = time.monotonic()
+            flops = flops_per_row * (draw.rows - drawn)
+            trained = [_counted(member, durations, flops, len(here)) for member in trained]
             for place, k in enumerate(here):
                 member = trained[k]
-                if not member.left:
-                    member.train_seconds += _seconds(durations) / len(here)
-                    member.step_durations += durations
-                    member.train_flops += round(flops_per_row * (draw.rows - drawn) / len(here))
                 if k in left:
                     _settle(member, model, place, ever_trained.values())
                     member.left = True
@@ -339,19 +397,8 @@ def train_pack(
                 stay = [place for place, k in enumerate(here) if not trained[k].left]
                 if not stay:
                     return trained
-                chosen = [here[place] for place in stay]
                 with contextlib.suppress(ValueError):  # else those who left stay in it, and nobody counts them
-                    pack, to_come, same_stage = smaller(model, base, [strategies[k] for k in chosen], stay, begun)
-                    names = {p: name for one in (model, pack) for name, p in one.network.named_parameters()}
-                    own = dict(pack.network.named_parameters())
-                    after = optimizer_for(pack, same_stage, [trains[k] for k in chosen])
-                    optimizer.carry(after, stay, names)
-                    ever_trained = {id(p): p for p in _again(ever_trained.values(), names, own)}
-                    vars(model).update(vars(pack))
-                    optimizer, stages, stage, here = after, to_come, same_stage, chosen
-                    draw.keep(stay)
-                    for k, member in enumerate(trained):
-                        member.place = here.index(k) if k in here else None
+                    go_on_without(stay)
 
     finite = _all_finite(model, len(here))
     for place, k in enumerate(here):
@@ -362,6 +409,18 @@ def train_pack(
         if not finite[place] and not member.diverged:
             member.diverged = f"the weights were not finite after step {step}"
     return trained
+
+
+def _counted(member: Trained, durations: Sequence[float], flops: float, members: int) -> Trained:
+    """Return a member with its share of what some steps took."""
+    if member.left:
+        return member
+    return replace(
+        member,
+        train_seconds=member.train_seconds + _seconds(durations) / members,
+        step_durations=[*member.step_durations, *durations],
+        train_flops=member.train_flops + round(flops / members),
+    )
 
 
 def _leaving(trained: Sequence[Trained], here: Sequence[int], step: int, stop: Stop | None) -> list[int]:

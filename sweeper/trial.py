@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from filelock import Timeout
 
-from sweeper import generation, planner
+from sweeper import checkpoint, generation, planner
 from sweeper.allocator import give_back
 from sweeper.diagnose import diagnose
 from sweeper.facts import task_facts
@@ -170,15 +170,20 @@ def run_planned(
     keep: Keep | None = None,
     plan: bool = True,
     judge: Judge | None = None,
+    checkpoints: Path | None = None,
 ) -> Iterator[list[TrialResult]]:
-    """Yield the rows of `run_pack` as they are there: the trials train one after the other where that is faster."""
+    """Yield the rows of `run_pack` as they are there: the trials train one after the other where that is faster.
+
+    Args:
+        checkpoints: Folder in which a pack is kept while it trains, and from which it goes on (`sweeper.checkpoint`).
+    """
     try:
-        yield _run(specs, provenance, keep, plan, judge)
+        yield _run(specs, provenance, keep, plan, judge, checkpoints)
         return
     except (CannotPackError, _SlowerTogetherError) as error:
         if len(specs) > 1:
             for spec in specs:
-                yield from run_planned([spec], provenance, keep, plan, judge)
+                yield from run_planned([spec], provenance, keep, plan, judge, checkpoints)
             return
         status, reason = Status.FAILED, _one_line(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -190,7 +195,7 @@ def run_planned(
     if status is Status.OUT_OF_MEMORY and len(specs) > 1:
         half = len(specs) // 2
         for part in (specs[:half], specs[half:]):
-            yield from run_planned(part, provenance, keep, plan, judge)
+            yield from run_planned(part, provenance, keep, plan, judge, checkpoints)
         return
     yield [failed_row(spec, status, reason, provenance) for spec in specs]
 
@@ -252,9 +257,18 @@ def described(spec: TrialSpec) -> tuple[int, str]:
 
 
 def _run(
-    specs: Sequence[TrialSpec], provenance: Mapping[str, Any], keep: Keep | None, plan: bool, judge: Judge | None
+    specs: Sequence[TrialSpec],
+    provenance: Mapping[str, Any],
+    keep: Keep | None,
+    plan: bool,
+    judge: Judge | None,
+    checkpoints: Path | None,
 ) -> list[TrialResult]:
     model, data = untrained(specs[0], [spec.seed for spec in specs])
+    ids = [spec.trial_id for spec in specs]
+    kept = None if checkpoints is None else (checkpoint.file_for(checkpoints, ids), ids)
+    if kept is not None and kept[0].exists():  # what began together goes on together
+        plan = False
     if plan and len(specs) > 1 and not planner.pays(model, data, specs):
         raise _SlowerTogetherError
     device = next(model.network.parameters()).device
@@ -278,6 +292,7 @@ def _run(
         metric,
         {name: data.splits[name] for name in ("source_train",) if name in data.splits},
         _stop(judge, specs),
+        kept,
     )
     peak = memory.peak_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +99,7 @@ def train_some(
     members: Sequence[int],
     seeds: Sequence[int],
     stop: Stop | None = None,
+    kept: tuple[Path, Sequence[str]] | None = None,
     **shared: Any,
 ) -> tuple[LoadedModel, list[Trained]]:
     """Train the members of these numbers, in one pack, on a few real rows; ``shared`` fields are all of theirs."""
@@ -112,6 +114,7 @@ def train_some(
         "accuracy",
         {"source_train": rows.splits["source_train"]},
         stop,
+        kept,
     )
     return loaded, trained
 

@@ -1,4 +1,4 @@
-"""Real sweeps on a real Ray, and SIGKILL at random times for their driver, workers and raylet.
+"""Real sweeps on a real Ray, and SIGKILL at random times for their driver, workers, raylet and head (GCS).
 
 ``python -m tests.faults.kills --kills 200 --seed 0`` ends with what was killed, or at the first broken promise.
 """
@@ -39,12 +39,12 @@ rank = [1, 2, 3, 4, 5, 6, 7, 8]
 name = "full"
 [train]
 lr = [1e-3, 1e-2]
-steps = 300
+steps = {steps}
 """
 
 
 def processes(mark: str, what: str) -> list[int]:
-    """Return the processes of a launch: its ``driver``, its ``worker``s at work, its ``raylet``."""
+    """Return the processes of a launch: its ``driver``, its ``worker``s at work, its ``raylet``, its ``head``."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -55,8 +55,9 @@ def processes(mark: str, what: str) -> list[int]:
             command = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        kind = "worker" if b"ray::PackTrial" in command or b"ray::ImplicitFunc" in command else ""
+        kind = "worker" if b"ray::ResourceTrainable" in command or b"ray::PackTrial" in command else ""
         kind = "raylet" if b"raylet/raylet" in command.split(b"\0")[0] else kind
+        kind = "head" if b"gcs/gcs_server" in command.split(b"\0")[0] else kind
         if kind == what:
             found.append(int(folder.name))
     return found
@@ -98,7 +99,7 @@ def launch_once(folder: Path, rng: Random, killed: Counter[str]) -> bool:
         if not early and not (early := bool(processes(mark, "worker"))):
             time.sleep(0.1)
             continue
-        what = rng.choices(["worker", "driver", "raylet"], [16, 1, 1])[0]
+        what = rng.choices(["worker", "driver", "raylet", "head"], [16, 1, 1, 1])[0]
         victims = [driver.pid] if what == "driver" else processes(mark, what)
         if victims:
             before = finals(folder / "results")
@@ -138,7 +139,7 @@ def main(kills: int, seed: int) -> None:
         with tempfile.TemporaryDirectory(prefix="kills-") as name:
             folder = Path(name)
             seeds = ", ".join(str(10 * sweeps + k) for k in range(4))
-            (folder / "grid.toml").write_text(GRID.format(seeds=seeds))
+            (folder / "grid.toml").write_text(GRID.format(seeds=seeds, steps=300))
             finished = False
             while not finished and killed.total() < kills:
                 finished = launch_once(folder, rng, killed)

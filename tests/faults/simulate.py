@@ -130,7 +130,8 @@ class Schedule:
             found = rows.get(trial)
             if found is None:
                 raise BrokenPromiseError(f"a finished trial is lost: {trial}")
-            if found.status is not status:
+            # One that had more memory may come later.
+            if found.status is not status and status is not Status.OUT_OF_MEMORY:
                 raise BrokenPromiseError(f"a finished trial has changed: {status} is {found.status} now")
         return store
 
@@ -153,14 +154,15 @@ class Schedule:
         other = ResultsStore(STORE, create=True, disk=self.disk) if self.troubled and self.rng.random() < 0.2 else None
         self.lost = set[int]()
         waiting, running = list(range(len(packs))), list[int]()
-        while waiting or running:
+        while waiting or running or sweep.again:
+            waiting, sweep.again = waiting + sweep.again, []
             while waiting and len(running) < 2:
                 running.append(waiting.pop(0))
                 sweep.start(running[-1])
             pack = self.rng.choice(running)
             self.step(sweep, pack, other, todo)
             for late in sweep.overdue():
-                sweep.lose(late, "killed")
+                sweep.lose(late, Status.FAILED, "killed")
                 self.lost.add(late)
             for ended in [pack for pack in running if pack in self.lost or not sweep.left(pack)]:
                 sweep.finish(ended)
@@ -176,7 +178,8 @@ class Schedule:
         left = sweep.left(pack)
         if chance < 0.08:
             self.seen["lost workers"] += 1
-            sweep.lose(pack, "killed")
+            status = self.rng.choice([Status.FAILED, Status.PREEMPTED, Status.OUT_OF_MEMORY])
+            sweep.lose(pack, status, "killed")
             self.lost.add(pack)
         elif chance < 0.14:
             self.seen["hanging workers"] += 1

@@ -80,7 +80,7 @@ def test_a_row_with_a_foreign_id_is_refused() -> None:
 
 
 def test_only_crashes_and_time_outs_are_run_again() -> None:
-    assert {status for status in Status if not status.is_final} == {Status.FAILED, Status.TIMED_OUT}
+    assert {status for status in Status if not status.is_final} == {Status.FAILED, Status.TIMED_OUT, Status.PREEMPTED}
 
 
 @pytest.mark.parametrize("name", ["model", "task", "strategy"])
