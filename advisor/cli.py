@@ -89,18 +89,24 @@ def recommend(
 
 @cli.command()
 @click.option("--results", "folder", default="results", show_default=True, metavar="DIR", help="The results store.")
-@click.option("--output", type=click.Path(dir_okay=False), help="File to write. [default: DIR/advisor.json]")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="File to write. [default: DIR/advisor.json]",
+)
 def fit(folder: str, output: str | None) -> None:
     """Fit the advisor from the trials of a store, those in its sub-folders included."""
     from advisor.fit import fit as fit_store
     from advisor.fit import write
+    from sweeper.objects import is_url
     from sweeper.results import read_store
 
     contents = read_store(folder)
     for damage in contents.damage:
         click.echo(f"Warning: {damage}", err=True)
     fitted = fit_store(contents)
-    path = Path(output) if output is not None else Path(folder) / "advisor.json"
+    path = Path(output) if output is not None else Path() if is_url(folder) else Path(folder)
+    path = path / "advisor.json" if output is None else path
     write(fitted, path)
     settings = sum(len(m.settings) for m in fitted.situations)
     click.echo(

@@ -18,10 +18,20 @@ except ImportError:  # Windows
 
 
 class Disk(Protocol):
-    """A file system. What may fail raises `OSError`."""
+    """A file system. What may fail raises `OSError`.
+
+    Attributes:
+        appends: Whether a file can be written to after `sync`; else each `ResultsStore.append` makes a new one.
+    """
+
+    appends: bool
 
     def names(self, folder: Path) -> list[str] | None:
         """Return what a folder holds, sorted; ``None`` where there is none."""
+        ...
+
+    def below(self, folder: Path, name: str) -> list[Path]:
+        """Return the folders below one that hold a file of this name."""
         ...
 
     def make_folder(self, folder: Path) -> None:
@@ -76,12 +86,18 @@ class Disk(Protocol):
 class LocalDisk:
     """The file system of the machine, shared folders included."""
 
+    appends = True
+
     def names(self, folder: Path) -> list[str] | None:
         """Return what a folder holds, sorted; ``None`` where there is none."""
         try:
             return sorted(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def below(self, folder: Path, name: str) -> list[Path]:
+        """Return the folders below one that hold a file of this name."""
+        return sorted(file.parent for file in folder.rglob(name) if file.parent != folder)
 
     def make_folder(self, folder: Path) -> None:
         """Make a folder and those above it; on return they survive a power cut."""
@@ -162,3 +178,8 @@ class LocalDisk:
         finally:
             os.close(handle)
         return False
+
+
+def reason(error: OSError) -> str:
+    """Return in one line what a disk says of its refusal."""
+    return error.strerror or " ".join(str(error).split())[:300]

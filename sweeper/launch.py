@@ -35,6 +35,7 @@ from ray import tune
 from sweeper import checkpoint
 from sweeper.adapters import Keeper
 from sweeper.allocator import keep_freed_memory
+from sweeper.disk import reason
 from sweeper.early_stop import EarlyStop
 from sweeper.pack import make_packs
 from sweeper.provenance import code, environment
@@ -236,7 +237,7 @@ def launch(
                 if sweep.refused is None:
                     raise
                 raise OSError(
-                    f"{str(store.path)!r} takes no more rows ({sweep.refused.strerror}). Those it has are intact; "
+                    f"{store.name!r} takes no more rows ({reason(sweep.refused)}). Those it has are intact; "
                     "the same command goes on from there"
                 ) from None
             numbers, sweep.again = sweep.again, []

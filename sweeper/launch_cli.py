@@ -20,8 +20,9 @@ import click
 from sweeper.adapters_cli import without_folder
 from sweeper.data_cli import DATA_OPTIONS, data_options, own_data_of
 from sweeper.early_stop import RULES
+from sweeper.objects import is_url
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, say
-from sweeper.results import Contents, ResultsStore
+from sweeper.results import ResultsStore
 from sweeper.search import LEAST_SETTINGS, OBJECTIVES, SEARCHES, Situation, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.sweep import done, missing
@@ -156,6 +157,8 @@ def launch(
     if settings is not None and not SEARCHES[search].chooses:
         choosing = ", ".join(name for name, entry in SEARCHES.items() if entry.chooses)
         raise click.UsageError(f"--settings is for a search that chooses ({choosing}), and --search is {search}")
+    if resources["keep_weights"] and is_url(folder):
+        raise click.UsageError(f"--keep-weights needs a folder, and {folder} is object storage")
     if objectives and search == "grid":
         raise click.UsageError("--objective is for a search, and --search grid runs every trial")
     store = ResultsStore(folder, create=True)
@@ -166,11 +169,9 @@ def launch(
     except ValueError as error:
         raise ValueError(f"{grid_name}: {error}") from None
     grid = replace(grid, trials=tuple(trials))
-    contents = Contents()
-    if store.path.exists():
-        if not dry_run:
-            settle(store)
-        contents = store.read()
+    if not dry_run:
+        settle(store)
+    contents = store.read()
     final = done(contents.results, early_stop)
     todo = [trial for trial in grid.trials if trial.trial_id not in final]
 
@@ -228,11 +229,12 @@ def _run(
     budget: float | None,
 ) -> dict[Status, int]:
     """Run what is missing, rung after rung of a search, and return how many trials ended how."""
+    from sweeper.cache import cache_folder
     from sweeper.launch import connected  # Ray takes seconds to import: the message comes first
 
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if how.pop("keep_weights") else None
-    checkpoints = store.path.absolute() / "checkpoints"
+    checkpoints = (cache_folder() if store.is_remote else store.path.absolute()) / "checkpoints"
     rows, until = None, None
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
@@ -269,7 +271,7 @@ def _run_all(
     from sweeper.launch import launch as run_sweep
     from sweeper.progress import SweepProgress
 
-    stored = store.read().results if store.path.exists() else []
+    stored = store.read().results
     final = done(stored, how["early_stop"])
     todo = [trial for trial in trials if trial.trial_id not in final]
     if search != "grid":
@@ -284,7 +286,7 @@ def _run_all(
             run_sweep(todo, store, progress, grid=grid.name, **{**how, "early_stop": judge})
     except KeyboardInterrupt:
         progress.close()
-        stored_now = f"{progress.done} finished trials are in {store.path}"
+        stored_now = f"{progress.done} finished trials are in {store.name}"
         say(talk, f"Interrupted. {stored_now}; the same command goes on from there.")
         raise
     finally:
@@ -293,7 +295,7 @@ def _run_all(
     without = missing(store, todo) if todo else []
     if without and (len(without) > len(todo) - progress.done or how["until"] is None or time.time() < how["until"]):
         raise OSError(
-            f"only {len(todo) - len(without)} of {len(todo)} trials have a row in {str(store.path)!r}; "
+            f"only {len(todo) - len(without)} of {len(todo)} trials have a row in {store.name!r}; "
             "the same command runs the missing ones"
         )
     return Counter(progress.counts)
@@ -324,9 +326,9 @@ def _print_outcome(
 
     rows = rows_of(store.read().results, grid.trials)
     lines = summarise(rows)
-    picture = store.path / "pictures" / f"{grid.name}.png"
+    picture = None if store.is_remote else store.path / "pictures" / f"{grid.name}.png"
     following, why = _next_command(store, lines) if lines else (None, "")
-    if lines:
+    if lines and picture is not None:
         draw(lines, grid.question, picture)
     if form == "json":
         print_json(
@@ -337,8 +339,8 @@ def _print_outcome(
                 "ran": sum(counts.values()),
                 "statuses": _statuses(rows),
                 "lines": as_json(lines),
-                "results": str(store.path),
-                "picture": str(picture) if lines else None,
+                "results": store.name,
+                "picture": str(picture) if lines and picture is not None else None,
                 "next": following,
                 "similarity": why or None,
             }
@@ -350,7 +352,8 @@ def _print_outcome(
             example = next(row for row in rows if row.status == status)
             say(talk, f"{number} {status}, for example {example.trial_id}: {example.error}")
     if lines:
-        say(talk, f"Picture: {picture}")
+        if picture is not None:
+            say(talk, f"Picture: {picture}")
         say(talk, f"Next: {following}")
         if why:
             say(talk, f"({why})")
@@ -367,8 +370,8 @@ def _next_command(store: ResultsStore, lines: list[Line]) -> tuple[str, str]:
     from sweeper.summary import SIMILAR_FROM, similarity, transfer
 
     own = str(store.path) != "results"
-    fit = f"advisor fit --results {shlex.quote(str(store.path))}" if own else "advisor fit"
-    fitted = shlex.quote(str(store.path / "advisor.json"))
+    fit = f"advisor fit --results {shlex.quote(store.name)}" if own else "advisor fit"
+    fitted = "advisor.json" if store.is_remote else shlex.quote(str(store.path / "advisor.json"))
     recommend = f"advisor recommend --fitted {fitted}" if own else "advisor recommend"
     first = lines[0]
     facts = first.trials[0].context

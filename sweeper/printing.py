@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from sweeper.results import Contents
 
 results_option = click.option(
-    "--results", "folder", default="results", show_default=True, metavar="DIR", help="The results store."
+    "--results",
+    "folder",
+    default="results",
+    show_default=True,
+    metavar="DIR|URL",
+    help="The results store: a folder, or s3://bucket/folder.",
 )
 format_option = click.option(
     "--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True, help="How to print."

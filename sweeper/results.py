@@ -13,12 +13,14 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.disk import Disk, LocalDisk
+from sweeper.disk import Disk, LocalDisk, reason
+from sweeper.objects import ObjectDisk, is_url
 from sweeper.provenance import now
 from sweeper.spec import Status, TrialResult
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MARKER = "store.json"
 FORMAT = "sweeper-results"
+READERS = 16
+TRIES = 5
 _UNFINISHED = f".{MARKER}."
 
 # A line ends in `,"crc32":"xxxxxxxx"}`: a JSON key that can be cut off, and the bytes before it checked.
@@ -55,10 +59,12 @@ class Contents:
     damage: list[Damage] = field(default_factory=list)
     stores: dict[str, str] = field(default_factory=dict)
     """Trial id -> folder of the store that its row came from."""
+    vanished: bool = False
+    """Whether a file was gone before it was read."""
 
 
 class ResultsStore:
-    """A folder of rows.
+    """A folder of rows, or the URL of one on object storage (`sweeper.objects`).
 
     Opening reads only the marker; nothing is written before `append`.
 
@@ -68,28 +74,41 @@ class ResultsStore:
     """
 
     def __init__(self, path: str | Path, *, create: bool = False, disk: Disk | None = None) -> None:
-        self.path = Path(path)
-        self.disk = disk or LocalDisk()
+        self.name = str(path)
+        self.disk: Disk
+        if is_url(path):
+            remote = ObjectDisk(str(path))
+            self.disk, self.path = remote, remote.folder
+        else:
+            self.disk, self.path = disk or LocalDisk(), Path(path)
         self._file: int | None = None
         self._length = 0  # bytes of this writer's file that are on disk
         names = self.disk.names(self.path)
         if names and MARKER in names:
             self._check_marker()
+        elif names is None and self.is_remote:
+            if not create:
+                raise ValueError(f"no results store at {self.name!r}. `sweeper launch --results {self.name}` makes one")
         elif names is None and not self.path.exists():
             if not create:
                 raise ValueError(
-                    f"no results store at {str(self.path)!r}. `sweeper launch --grid smoke` makes one in results/"
+                    f"no results store at {self.name!r}. `sweeper launch --grid smoke` makes one in results/"
                 )
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise ValueError(f"no results store can be made at {str(self.path)!r}: {str(parent)!r} takes no folder")
+                raise ValueError(f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder")
         elif names is None or any(not name.startswith(_UNFINISHED) for name in names):
             raise ValueError(
-                f"{str(self.path)!r} is not a results store (it has no {MARKER}). "
+                f"{self.name!r} is not a results store (it has no {MARKER}). "
                 "Name a store, or a folder that is empty or does not exist yet"
             )
         elif not create:
-            raise ValueError(f"{str(self.path)!r} is an empty folder, not a results store")
+            raise ValueError(f"{self.name!r} is an empty folder, not a results store")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is on object storage, where nothing but rows can be put."""
+        return isinstance(self.disk, ObjectDisk)
 
     def _check_marker(self) -> None:
         marker = self.path / MARKER
@@ -97,12 +116,12 @@ class ResultsStore:
             content = json.loads(self.disk.read(marker))
             found, schema = content["format"], int(content["schema"])
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
-            raise ValueError(f"{str(self.path)!r} is not a results store: {MARKER} is not readable ({error})") from None
+            raise ValueError(f"{self.name!r} is not a results store: {MARKER} is not readable ({error})") from None
         if found != FORMAT:
-            raise ValueError(f"{str(self.path)!r} is not a results store: its format is {found!r}, not {FORMAT!r}")
+            raise ValueError(f"{self.name!r} is not a results store: its format is {found!r}, not {FORMAT!r}")
         if schema > SCHEMA:
             raise ValueError(
-                f"{str(self.path)!r} has schema {schema}, this version reads up to {SCHEMA}: "
+                f"{self.name!r} has schema {schema}, this version reads up to {SCHEMA}: "
                 "pip install --upgrade sweeper-advisor"
             )
 
@@ -127,6 +146,8 @@ class ResultsStore:
             self.close()
             raise
         self._length += len(lines)
+        if not self.disk.appends:
+            self.close()
 
     def _write(self, file: int, content: bytes) -> None:
         view = memoryview(content)
@@ -183,9 +204,9 @@ def read_store(path: str | Path) -> Contents:
     """
     root = ResultsStore(path)
     nested, refused = [], []
-    for folder in sorted(marker.parent for marker in root.path.rglob(MARKER) if marker.parent != root.path):
+    for folder in root.disk.below(root.path, MARKER):
         try:
-            nested.append(ResultsStore(folder).path)
+            nested.append(ResultsStore(folder, disk=root.disk).path)
         except ValueError as error:
             refused.append(Damage(folder / MARKER, 1, str(error)))
     contents = _read_folders([root.path, *nested], root.disk)
@@ -199,23 +220,25 @@ Newest = dict[str, tuple[tuple[int, str], TrialResult]]
 
 def _read_folders(folders: Iterable[Path], disk: Disk) -> Contents:
     """Return the row that counts of each trial in these folders, and what was damaged."""
-    contents = Contents()
-    newest: Newest = {}
-    for folder in folders:
-        _read_folder(folder, disk, newest, contents)
+    folders = [*folders]
+    for _ in range(TRIES):
+        contents, newest = Contents(), Newest()
+        for folder in folders:
+            _read_folder(folder, disk, newest, contents)
+        if not contents.vanished:  # else a compaction was at work: what is gone stands elsewhere now
+            break
     contents.results = [result for _, result in newest.values()]
     return contents
 
 
 def _read_folder(folder: Path, disk: Disk, newest: Newest, contents: Contents) -> None:
     """Add the rows of one folder to ``newest`` and its damage to ``contents``."""
-    for file in row_files(folder, disk):
-        try:
-            lines = lines_of(disk.read(file))
-        except OSError as error:
-            contents.damage.append(Damage(file, 0, f"not to be read ({error.strerror})"))
+    for file, content in read_files(row_files(folder, disk), disk):
+        if isinstance(content, OSError):
+            contents.vanished |= isinstance(content, FileNotFoundError)
+            contents.damage.append(Damage(file, 0, f"not to be read ({reason(content)})"))
             continue
-        for number, line in lines:
+        for number, line in lines_of(content):
             try:
                 result = decode(line)
             except ValueError as error:
@@ -238,6 +261,22 @@ def rank_of(result: TrialResult) -> tuple[int, str]:
     trials early or has less memory.
     """
     return RANKS.get(result.status, 0), str(result.provenance.get("recorded_at", ""))
+
+
+def read_files(files: Sequence[Path], disk: Disk) -> Iterator[tuple[Path, bytes | OSError]]:
+    """Yield files and what they hold, or why they cannot be read."""
+
+    def read(file: Path) -> bytes | OSError:
+        try:
+            return disk.read(file)
+        except OSError as error:
+            return error
+
+    if disk.appends:
+        yield from ((file, read(file)) for file in files)
+        return
+    with ThreadPoolExecutor(READERS) as pool:  # each takes a way over the network
+        yield from zip(files, pool.map(read, files), strict=True)
 
 
 def row_files(folder: Path, disk: Disk) -> list[Path]:

@@ -7,12 +7,12 @@ twice counts once. Files that a writer still holds are left alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.disk import Disk
-from sweeper.results import Damage, ResultsStore, decode, lines_of, rank_of, row_files
+from sweeper.disk import Disk, reason
+from sweeper.results import Damage, ResultsStore, decode, lines_of, rank_of, read_files, row_files
 from sweeper.spec import TrialResult
 
 DAMAGED = ".damaged"
@@ -40,23 +40,23 @@ class _File:
     damage: list[Damage]
 
 
-def _read(file: Path, disk: Disk) -> _File:
-    rows, damage = [], []
-    try:
-        lines = lines_of(disk.read(file))
-    except OSError as error:
-        return _File(file, [], [Damage(file, 0, f"not to be read ({error.strerror})")])
-    for number, line in lines:
-        try:
-            rows.append(decode(line))
-        except ValueError as error:
-            damage.append(Damage(file, number, str(error)))
-    return _File(file, rows, damage)
+def _read(files: Sequence[Path], disk: Disk) -> Iterator[_File]:
+    for file, content in read_files(files, disk):
+        if isinstance(content, OSError):
+            yield _File(file, [], [Damage(file, 0, f"not to be read ({reason(content)})")])
+            continue
+        rows, damage = [], []
+        for number, line in lines_of(content):
+            try:
+                rows.append(decode(line))
+            except ValueError as error:
+                damage.append(Damage(file, number, str(error)))
+        yield _File(file, rows, damage)
 
 
 def check(store: ResultsStore) -> Checked:
     """Read every line of a store and say what is there."""
-    files = [_read(file, store.disk) for file in row_files(store.path, store.disk)]
+    files = [*_read(row_files(store.path, store.disk), store.disk)]
     statuses = Counter(row.status.value for row in _counting([row for file in files for row in file.rows]))
     return Checked(
         len(files), sum(len(file.rows) for file in files), dict(statuses), [d for file in files for d in file.damage]
@@ -90,7 +90,7 @@ def settle(store: ResultsStore) -> None:
             # A disk that failed to sync once may say next time that all is well, and it is not.
             if store.disk.in_use(path):
                 raise
-            _write_anew(store, _read(path, store.disk))
+            _write_anew(store, *_read([path], store.disk))
             store.disk.sync_folder(store.path)
     store.close()
 
@@ -110,14 +110,12 @@ def repair(store: ResultsStore) -> list[Path]:
         OSError: the disk refused. Nothing is lost; the same call goes on from there.
     """
     aside = []
-    for path in row_files(store.path, store.disk):
-        if store.disk.in_use(path):
-            continue
-        file = _read(path, store.disk)
+    free = [path for path in row_files(store.path, store.disk) if not store.disk.in_use(path)]
+    for file in _read(free, store.disk):
         if not file.damage or file.damage[0].line == 0:  # what cannot be read cannot be saved either
             continue
         _write_anew(store, file)
-        aside.append(path)
+        aside.append(file.path)
     if aside:
         store.disk.sync_folder(store.path)
     store.close()
@@ -135,7 +133,7 @@ def compact(store: ResultsStore) -> int:
     """
     disk = store.disk
     free = [path for path in row_files(store.path, disk) if not disk.in_use(path)]
-    whole = [file for file in (_read(path, disk) for path in free) if not file.damage]
+    whole = [file for file in _read(free, disk) if not file.damage]
     if len(whole) < 2:
         return 0
     store.append(_counting([row for file in whole for row in file.rows]))

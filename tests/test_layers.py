@@ -16,6 +16,7 @@ LIGHT = {
     "sweeper.spec",
     "sweeper.metrics",
     "sweeper.disk",
+    "sweeper.objects",
     "sweeper.results",
     "sweeper.sweep",
     "sweeper.upkeep",

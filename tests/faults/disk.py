@@ -32,6 +32,8 @@ class Content:
 class SimulatedDisk:
     """See `sweeper.disk.Disk`; `arm` says what goes wrong at the how manieth call that changes something."""
 
+    appends = True
+
     def __init__(self, rng: Random) -> None:
         self.rng = rng
         self.now: dict[Path, Content] = {}  # names as programs see them
@@ -74,6 +76,9 @@ class SimulatedDisk:
         if folder not in self.folders:
             return None
         return sorted(path.name for path in self.now if path.parent == folder)
+
+    def below(self, folder: Path, name: str) -> list[Path]:
+        return sorted(path.parent for path in self.now if path.name == name and path.parent.parent == folder)
 
     def make_folder(self, folder: Path) -> None:
         self._check()

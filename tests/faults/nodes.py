@@ -1,6 +1,7 @@
 """Real sweeps on a Ray cluster of two nodes, one of which is killed, or unreachable for a while.
 
-``python -m tests.faults.nodes --kills 20 --seed 0``, or ``--partition`` as well, ends with what was done, or at the first broken promise.
+``python -m tests.faults.nodes --kills 20 --seed 0``, also with ``--partition``, ends with what was done, or at the
+first broken promise.
 """
 
 from __future__ import annotations
