@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.situation import Situation
+from sweeper.disk import read_small
 
 FORMAT = "advisor-fitted"
 SCHEMA = 1
@@ -198,6 +199,9 @@ class Fitted:
         return json.dumps({"format": FORMAT, "schema": SCHEMA, **asdict(self)}, indent=1, sort_keys=True) + "\n"
 
 
+MOST_BYTES = 64 * 2**20
+
+
 def load(path: Path) -> Fitted:
     """Return a fitted file.
 
@@ -205,7 +209,7 @@ def load(path: Path) -> Fitted:
         ValueError: it does not exist, or is not a fitted file of this version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small(path, MOST_BYTES))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}")
         if content["schema"] > SCHEMA:

@@ -17,11 +17,16 @@ def load_results(path: str | Path = "results") -> pd.DataFrame:
 
     The columns are documented in ``results/README.md``. Rows of stores that lie in sub-folders are
     read along; of several rows with one ``trial_id`` the newest counts, a final one before a crash. Damaged
-    rows are left out; `sweeper show` names them.
+    rows are left out, with a warning that names them.
 
     Raises:
         ValueError: ``path`` is not a results store.
     """
+    import warnings
+
     from sweeper.results import read_store, to_frame  # keeps `import sweeper` free of pandas
 
-    return to_frame(read_store(path).results)
+    contents = read_store(path)
+    for damage in contents.damage:
+        warnings.warn(str(damage), stacklevel=2)
+    return to_frame(contents.results)

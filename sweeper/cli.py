@@ -13,11 +13,12 @@ from sweeper import __version__
 from sweeper.adapters_cli import adapters
 from sweeper.command import run
 from sweeper.data_cli import data, init
-from sweeper.launch_cli import launch, rows_of
+from sweeper.launch_cli import launch, resume, rows_of
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
 from sweeper.store_cli import store
+from sweeper.submit_cli import submit
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,6 +34,8 @@ def cli() -> None:
 
 
 cli.add_command(launch)
+cli.add_command(resume)
+cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)
 cli.add_command(init)
@@ -47,6 +50,7 @@ def ls(form: str) -> None:
 
     from sweeper import models, strategies, tasks
     from sweeper.grid import load_grid, shipped_grids
+    from sweeper.registry import ORIGINS
     from sweeper.tasks import TASKS
 
     grids = [load_grid(name) for name in shipped_grids()]
@@ -66,6 +70,8 @@ def ls(form: str) -> None:
         "tasks": {t.name: {"summary": t.summary, "metric": t.metric, "n_train": t.n_train} for t in TASKS.values()}
         | {f"{name}:NAME": {"summary": _line(make)} for name, make in tasks.FAMILIES.items()},
     }
+    for (group, name), origin in ORIGINS.items():
+        content[group.removeprefix("sweeper.")][name]["from"] = origin
     if form == "json":
         print_json(content)
         return
@@ -74,8 +80,10 @@ def ls(form: str) -> None:
         for name, facts in entries.items():
             text = facts.pop("question", None) or facts.pop("summary")
             facts.pop("space", None)
-            rest = {**facts.pop("hparams", {}), **facts}
-            extra = f"  [{', '.join(f'{k}={v}' for k, v in rest.items())}]" if rest else ""
+            origin = facts.pop("from", None)
+            rest = [f"{k}={v}" for k, v in {**facts.pop("hparams", {}), **facts}.items()]
+            rest = [f"from {origin}", *rest] if origin else rest
+            extra = f"  [{', '.join(rest)}]" if rest else ""
             click.echo(f"  {name:20} {text}{extra}")
 
 

@@ -13,6 +13,7 @@ def run(cli: click.Command, name: str) -> None:
 
     Codes: 0 done, 1 failed, 2 bad input, 3 some trials failed, 130 interrupted.
     """
+    stdout = sys.stdout
     try:
         code = cli.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -25,6 +26,9 @@ def run(cli: click.Command, name: str) -> None:
         code = 2
     except (KeyboardInterrupt, click.Abort):
         code = 130
+    except SystemExit as ended:
+        # Where the reader of stdout has gone (`| head`), click puts another in its place and ends with 1.
+        code = ended.code if sys.stdout is stdout else 0
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`); keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

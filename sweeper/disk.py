@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -38,8 +39,8 @@ class Disk(Protocol):
         """Make a folder and those above it; on return they survive a power cut."""
         ...
 
-    def read(self, file: Path) -> bytes:
-        """Return what a file holds."""
+    def read(self, file: Path, most: int | None = None) -> bytes:
+        """Return what a file holds; one of more bytes than ``most`` is refused with a ValueError."""
         ...
 
     def create(self, file: Path) -> int:
@@ -106,9 +107,9 @@ class LocalDisk:
         for made in missing:
             self.sync_folder(made.absolute().parent)
 
-    def read(self, file: Path) -> bytes:
-        """Return what a file holds."""
-        return file.read_bytes()
+    def read(self, file: Path, most: int | None = None) -> bytes:
+        """Return what a file holds; one of more bytes than ``most`` is refused with a ValueError."""
+        return file.read_bytes() if most is None else read_small(file, most)
 
     def create(self, file: Path) -> int:
         """Make a file that nobody else writes to, and return its handle."""
@@ -178,6 +179,23 @@ class LocalDisk:
         finally:
             os.close(handle)
         return False
+
+
+def read_small(file: Path, most: int) -> bytes:
+    """Return what a plain file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no plain file, or holds more than ``most`` bytes.
+    """
+    about = file.stat()
+    if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
+        raise ValueError("it is not a plain file")
+    with file.open("rb") as opened:
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
+    return content
 
 
 def reason(error: OSError) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.disk import read_small
 from sweeper.models import find_model
 from sweeper.own_data import OwnData, of_table
 from sweeper.spec import SEEDS, TrainArgs, TrialSpec
@@ -24,6 +25,8 @@ KEYS = ("question", "models", "tasks", "n_train", "seeds", "strategies", "train"
 SPACE = "space"
 RANGE_KEYS: dict[str, Any] = {"low": None, "high": None, "log": False, "points": 8}
 MOST_POINTS = 1000
+MOST_TRIALS = 100_000
+MOST_BYTES = 2**20
 TRAIN_KEYS = tuple(field.name for field in dataclasses.fields(TrainArgs))
 
 
@@ -66,10 +69,10 @@ def load_grid(name_or_path: str, strategies: Sequence[str] = (), own: OwnData | 
         path = Path(name_or_path)
         if path.suffix != ".toml":
             raise no_such("grid", name_or_path, shipped, " (a file of your own ends in .toml)")
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(f"no grid file {name_or_path!r}. Shipped grids: {', '.join(sorted(shipped))}")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_small(path, MOST_BYTES).decode("utf-8"))
         content = _only(content, strategies) if strategies else content
         if own is None and "data" in content:
             own = of_table(content["data"], content.get("models", []), path.parent)
@@ -141,6 +144,7 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
         for size in sizes or [find_task(task).n_train]:
             for strategy, hparams, args in _settings(entry, {**train, **own_train.get(task, {})}):
                 trials += [TrialSpec(model, task, size, strategy, hparams, args, seed) for seed in seeds]
+                _check_number(len(trials))
     unique = {trial.trial_id: trial for trial in trials}
     return Grid(name, str(content["question"]), tuple(unique.values()))
 
@@ -168,10 +172,17 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
             swept[key] = list(strategy.space[key])
         if value == []:
             raise ValueError(f"{key} of the strategy {name} is an empty list: nothing would run")
-    for values in itertools.product(*(_values(key, value) for key, value in swept.items())):
+    lists = [_values(key, value) for key, value in swept.items()]
+    _check_number(math.prod(map(len, lists)))
+    for values in itertools.product(*lists):
         setting = dict(zip(swept, values, strict=True))
         args = TrainArgs(**{key: setting.pop(key) for key in TRAIN_KEYS if key in setting})
         yield name, hparams_of(strategy(**setting)), args
+
+
+def _check_number(trials: int) -> None:
+    if trials > MOST_TRIALS:
+        raise ValueError(f"the grid has more than {MOST_TRIALS:,} trials: a mistyped list, or several grids' work")
 
 
 def _values(key: str, value: Any) -> Sequence[Any]:

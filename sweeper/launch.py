@@ -1,4 +1,4 @@
-"""Ray Tune schedules packs of trials. The only file that imports ray.
+"""Ray Tune schedules packs of trials. No other file but `sweeper.submit_cli` imports ray.
 
 A Tune trial is a pack; its rows come back in Tune's result and are written to the store by the driver as
 they come. Tune's own files are scratch: what is done is known from the store alone, so a launch that is
@@ -27,6 +27,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # hf:FOLDER may be a relative path
+os.environ.setdefault("RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # nobody without the token gets in
 
 import ray

@@ -20,6 +20,7 @@ import click
 from sweeper.adapters_cli import without_folder
 from sweeper.data_cli import DATA_OPTIONS, data_options, own_data_of
 from sweeper.early_stop import RULES
+from sweeper.launches import recorded, unfinished
 from sweeper.objects import is_url
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, say
 from sweeper.results import ResultsStore
@@ -152,6 +153,11 @@ def launch(
     from sweeper.trial import check_all
 
     # Everything that can be wrong with the request is found before anything runs or is written.
+    if (address or "").startswith("ray://"):
+        raise click.UsageError(
+            f"--address {address} is Ray Client's, with which the store would be written on the cluster's head: "
+            "`sweeper submit --address http://HEAD:8265` runs the same there, or name the head's own port, HEAD:6379"
+        )
     if address is not None and resources["cpus"] is not None:
         raise click.UsageError("--cpus is for a local Ray; a cluster at --address has its own")
     if settings is not None and not SEARCHES[search].chooses:
@@ -194,6 +200,7 @@ def launch(
             already = len(grid.trials) - len(todo)
             say(talk, f"{len(todo)} trials to run, {already} already in {folder}. Starting Ray ...")
         how = {**resources, "address": address, "pack_size": pack, "early_stop": early_stop}
+        how["options"] = click.get_current_context().params
         counts = _run(grid, climb(), store, talk, how, search, budget)
     else:
         counts = {}
@@ -201,6 +208,40 @@ def launch(
     _print_outcome(grid, store, counts, form, out, talk)
     if any(not status.is_final for status in counts):
         sys.exit(3)
+
+
+@click.command()
+@results_option
+@format_option
+@click.pass_context
+def resume(context: click.Context, folder: str, form: str) -> None:
+    """Run what launches into a store were cut off from, or failed at, with the options that they had.
+
+    A trial that was training goes on from its last checkpoint, on the machine that has it.
+
+    \b
+    sweeper resume
+    sweeper resume --results s3://bucket/sweeps
+    """
+    codes = []
+    known = {parameter.name for parameter in launch.params}
+    commands: list[dict[str, Any]] = []
+    for file, options in unfinished(ResultsStore(folder)):
+        if set(options) != known - {"folder"}:
+            raise ValueError(f"{file} is not of this version: launch it again by hand")
+        if options not in commands:
+            commands.append(options)
+    for options in commands:
+        say(console(stderr=True), f"Resuming --grid {options['grid_name']}, launched into {folder} before.")
+        try:
+            given = {name: tuple(own) if isinstance(own, list) else own for name, own in options.items()}
+            context.invoke(launch, **{**given, "folder": folder, "form": form})
+            codes.append(0)
+        except SystemExit as ended:
+            codes.append(int(ended.code or 0))
+    if not commands:
+        say(console(stderr=True), f"Nothing to resume: every launch into {folder} has come to its end.")
+    sys.exit(max(codes, default=0))
 
 
 def _advice(trials: Sequence[TrialSpec]) -> dict[Situation, dict[str, Mapping[str, Any]]]:
@@ -235,17 +276,21 @@ def _run(
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if how.pop("keep_weights") else None
     checkpoints = (cache_folder() if store.is_remote else store.path.absolute()) / "checkpoints"
+    options = how.pop("options")
     rows, until = None, None
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         stack.enter_context(connected(how["address"], how["cpus"]))
         store.mark()  # a worker's folder must not be what makes it look like something else
+        end = stack.enter_context(recorded(store, options))
         if budget is not None:
             until = time.time() + budget
         while True:
             try:
                 trials = climb.send(rows)  # type: ignore[arg-type]  # the first takes nothing
             except StopIteration:
+                if all(status.is_final for status in counts):
+                    end()
                 break
             counts += _run_all(
                 trials, grid, store, talk, {**how, "weights": kept, "checkpoints": checkpoints, "until": until}, search

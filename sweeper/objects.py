@@ -71,11 +71,13 @@ class ObjectDisk:
     def make_folder(self, folder: Path) -> None:
         """Do nothing: there are no folders."""
 
-    def read(self, file: Path) -> bytes:
-        """Return what a file holds."""
+    def read(self, file: Path, most: int | None = None) -> bytes:
+        """Return what a file holds; one of more bytes than ``most`` is refused with a ValueError."""
         with self.fs.open_input_stream(file.as_posix()) as stream:
-            content: bytes = stream.read()
-            return content
+            content: bytes = stream.read() if most is None else stream.read(most + 1)
+        if most is not None and len(content) > most:
+            raise ValueError(f"it is larger than {most:,} bytes")
+        return content
 
     def create(self, file: Path) -> int:
         """Return the handle of a file that is to be."""

@@ -10,6 +10,9 @@ from sweeper.suggest import no_such
 
 T = TypeVar("T")
 
+ORIGINS: dict[tuple[str, str], str] = {}
+"""Group and name of what a plugin added -> its package and version."""
+
 
 def with_plugins(table: dict[str, T], group: str) -> dict[str, T]:
     """Return the table with what other packages register under ``group``, for example ``sweeper.tasks``.
@@ -22,6 +25,7 @@ def with_plugins(table: dict[str, T], group: str) -> dict[str, T]:
         if entry.name in found:
             raise ValueError(f"{entry.value} registers {entry.name!r} in {group}, but that name is taken")
         found[entry.name] = entry.load()
+        ORIGINS[group, entry.name] = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
     return found
 
 

@@ -31,6 +31,7 @@ SCHEMA = 1
 MARKER = "store.json"
 FORMAT = "sweeper-results"
 READERS = 16
+MOST_MARKER = 2**16
 TRIES = 5
 _UNFINISHED = f".{MARKER}."
 
@@ -113,7 +114,7 @@ class ResultsStore:
     def _check_marker(self) -> None:
         marker = self.path / MARKER
         try:
-            content = json.loads(self.disk.read(marker))
+            content = json.loads(self.disk.read(marker, MOST_MARKER))
             found, schema = content["format"], int(content["schema"])
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
             raise ValueError(f"{self.name!r} is not a results store: {MARKER} is not readable ({error})") from None

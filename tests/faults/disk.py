@@ -84,7 +84,7 @@ class SimulatedDisk:
         self._check()
         self.folders.add(folder)
 
-    def read(self, file: Path) -> bytes:
+    def read(self, file: Path, most: int | None = None) -> bytes:
         if file not in self.now:
             raise FileNotFoundError(errno.ENOENT, "No such file", str(file))
         return self.now[file].read()

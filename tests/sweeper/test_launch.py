@@ -147,9 +147,13 @@ def test_a_killed_sweep_goes_on_without_running_anything_twice(tmp_path: Path) -
     total = len(load_grid(str(tmp_path / "kill.toml")).trials)
     assert 0 < len(survived) < total
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    resume = [SWEEPER, "resume"]
+    done = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert f"{total - len(survived)} trials to run, {len(survived)} already in results" in done.stderr
+    nothing = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert nothing.stderr == "Nothing to resume: every launch into results has come to its end.\n"
     written = Counter(
         json.loads(line)["trial_id"] for file in (tmp_path / "results").glob("*.jsonl") for line in file.open()
     )
@@ -224,6 +228,36 @@ def test_a_trial_beyond_its_time_is_ended_and_the_others_go_on(tmp_path: Path) -
     assert "longer than the limit of 10 s a trial" in done.stderr
 
 
+DEADLY = """
+import ctypes, os, pathlib, signal, subprocess
+from dataclasses import dataclass
+from sweeper.strategies.base import Stage, labelled
+
+@dataclass(frozen=True)
+class Deadly:
+    \"\"\"Trains the head, ends its process, or hangs.\"\"\"
+
+    name = "deadly"
+    per_member = frozenset({"at"})
+    space = {}
+    at: float = 0.0
+
+    def adapt(self, model, members):
+        def objective(model, draw):
+            if any(member.at == 1e-3 for member in members):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.at == 3e-3:
+                child = subprocess.Popen(["sh", "-c", "trap '' TERM; while true; do sleep 1; done"])
+                pathlib.Path(os.environ["DEADLY"], "child").write_text(str(child.pid))
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                ctypes.PyDLL(None).sleep(1000)  # and nobody else gets the GIL
+            return labelled(model, draw)
+
+        model.wake_fresh_head()
+        yield Stage(objective=objective)
+"""
+
+
 def stored(folder: Path) -> list[str]:
     if not (folder / "results" / "store.json").exists():
         return []
@@ -260,7 +294,7 @@ def test_the_same_sweep_goes_to_a_ray_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_costs_its_pack_and_the_next_launch_mends_it(tmp_path: Path) -> None:
+def test_trials_whose_worker_is_killed_start_again_in_the_same_launch(tmp_path: Path) -> None:
     import psutil
 
     (tmp_path / "kill.toml").write_text(KILL_GRID.replace("200", "2000"))
@@ -272,10 +306,66 @@ def test_a_worker_that_is_killed_costs_its_pack_and_the_next_launch_mends_it(tmp
     descendants = psutil.Process(driver.pid).children(recursive=True)
     next(child for child in descendants if "ray::ResourceTrainable" in " ".join(child.cmdline())).kill()
     _, talk = driver.communicate(timeout=300)
-    assert driver.returncode == 3, talk
-    assert "the worker process died" in talk
+    assert driver.returncode == 0, talk
     total = len(load_grid(str(tmp_path / "kill.toml")).trials)
     assert len(stored(tmp_path)) == total
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
     assert set(sweeper.load_results(tmp_path / "results")["status"]) == {"complete"}
+
+
+@pytest.fixture
+def deadly(tmp_path: Path) -> dict[str, str]:
+    """A plugin's strategy that kills its process, or hangs; in the environment that is returned it is there."""
+    folder = tmp_path / "plugin" / "deadly-1.dist-info"
+    folder.mkdir(parents=True)
+    (tmp_path / "plugin" / "deadly.py").write_text(DEADLY)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text("[sweeper.strategies]\ndeadly = deadly:Deadly\n")
+    return {**os.environ, "PYTHONPATH": str(tmp_path / "plugin"), "DEADLY": str(tmp_path)}
+
+
+DEADLY_GRID = """question = "?"
+models = ["mlp"]
+tasks = ["digits_shifted"]
+n_train = 40
+seeds = [0]
+[[strategies]]
+name = "deadly"
+at = {at}
+[train]
+lr = 1e-3
+steps = 5
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_that_ends_its_worker_each_time_gets_a_row_and_takes_no_other_along(
+    deadly: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "deadly.toml").write_text(DEADLY_GRID.format(at="[1e-3, 1e-2]"))
+    command = [SWEEPER, "launch", "--grid", "deadly.toml", "--pack", "8"]
+    done = subprocess.run(command, cwd=tmp_path, env=deadly, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3, done.stderr
+    rows = sweeper.load_results(tmp_path / "results").set_index("hparam_at")
+    assert rows["status"].to_dict() == {1e-3: "failed", 1e-2: "complete"}
+    assert "the 2 times that it was started" in rows["error"][1e-3]
+    listed = subprocess.run([SWEEPER, "ls"], env=deadly, capture_output=True, text=True, timeout=60)
+    assert "[from deadly 1" in next(line for line in listed.stdout.splitlines() if line.split()[:1] == ["deadly"])
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_is_ended_with_its_children(deadly: dict[str, str], tmp_path: Path) -> None:
+    import psutil
+
+    (tmp_path / "deadly.toml").write_text(DEADLY_GRID.format(at="[3e-3]"))
+    command = [SWEEPER, "launch", "--grid", "deadly.toml", "--trial-timeout", "5s"]
+    launch = subprocess.Popen(command, cwd=tmp_path, env=deadly, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "child").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    started = time.monotonic()
+    _, talk = launch.communicate(timeout=120)
+    assert launch.returncode == 3, talk
+    assert time.monotonic() - started < 5 + 10
+    assert "longer than the limit of 5 s" in talk
+    child = int((tmp_path / "child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE

@@ -1,0 +1,63 @@
+"""Which launches into a store have not come to their end: a small file each, which goes when all is done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper.provenance import now
+from sweeper.results import ResultsStore
+
+PATHS = ("grid_name", "data_name")
+
+
+@contextlib.contextmanager
+def recorded(store: ResultsStore, options: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
+    """Keep the options of a launch in its store, until what is yielded is called: all is done.
+
+    Others see by the lock on the file that it runs; on object storage they do not.
+    """
+    plain = as_json(options)
+    file = store.path / f"launch-{now().replace(':', '')}-{secrets.token_hex(4)}.json"
+    handle = store.disk.create(file)
+
+    def end() -> None:
+        store.disk.remove(file)
+        for other, its in unfinished(store):  # an earlier one that was cut off is done with this one
+            if its == plain:
+                store.disk.remove(other)
+
+    try:
+        content = memoryview(json.dumps(plain, allow_nan=False).encode())
+        while content:
+            content = content[store.disk.write(handle, content) :]
+        store.disk.sync(handle)
+        yield end
+    finally:
+        store.disk.close(handle)
+
+
+def unfinished(store: ResultsStore) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the files and options of launches that were cut off, the oldest first, each once."""
+    found = []
+    for name in store.disk.names(store.path) or ():
+        file = store.path / name
+        if name.startswith("launch-") and name.endswith(".json") and not store.disk.in_use(file):
+            with contextlib.suppress(OSError, ValueError):  # one that was cut off while it was written had not begun
+                options = json.loads(store.disk.read(file))
+                if isinstance(options, dict):
+                    found.append((file, options))
+    return found
+
+
+def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a launch as JSON has them, the store left out and files by their whole path."""
+    plain: dict[str, Any] = json.loads(json.dumps({name: own for name, own in options.items() if name != "folder"}))
+    for name in PATHS:
+        if plain.get(name) and Path(plain[name]).exists():
+            plain[name] = str(Path(plain[name]).absolute())
+    return plain
