@@ -13,7 +13,7 @@ import click
 
 HERE = Path(__file__).resolve().parent
 WORKLOAD_NAMES = ("no_op", "heads", "heads_minilm", "lora_grid", "encoder", "strategies")
-SCALING_NAMES = ("start", "rows", "overhead", "trials", "workers")
+SCALING_NAMES = ("start", "rows", "writers", "overhead", "trials", "workers")
 
 
 def environment(cache: str) -> None:

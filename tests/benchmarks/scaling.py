@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import sweeper
 from sweeper.launch import launch
 from sweeper.results import ResultsStore
+from sweeper.spec import TrialResult
 from sweeper.trial import run_pack
 from tests.benchmarks.contenders import CONTENDERS, OURS, Rows, sweep
 from tests.benchmarks.measure import forget, prepare, timed
@@ -23,6 +26,7 @@ from tests.benchmarks.workloads import cheapest, lora_grid, no_ops
 
 Figure = dict[str, Any]
 MIB = 2**20
+WRITERS = 4
 BATCH = 8  # rows that a sweep writes at once
 
 
@@ -124,6 +128,36 @@ def rows(repeats: int, quick: bool) -> list[Figure]:
     return found
 
 
+def _write_one_by_one(folder: Path, row: TrialResult, seeds: range, begin: Barrier) -> None:
+    store = ResultsStore(folder)
+    begin.wait()
+    for seed in seeds:
+        store.append([dataclasses.replace(row, spec=dataclasses.replace(row.spec, seed=seed))])
+
+
+def writers(repeats: int, quick: bool) -> list[Figure]:
+    """Write a store from several processes at once, each row by itself and synced."""
+    (row,) = run_pack(cheapest(1), {})
+    number, took = 20 if quick else 2_000, []
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as name:
+            store = ResultsStore(Path(name), create=True)
+            store.mark()
+            begin = context.Barrier(WRITERS + 1)
+            parts = [range(k * number, (k + 1) * number) for k in range(WRITERS)]
+            running = [context.Process(target=_write_one_by_one, args=(Path(name), row, part, begin)) for part in parts]
+            for process in running:
+                process.start()
+            begin.wait()
+            started = time.perf_counter()
+            for process in running:
+                process.join()
+            took.append(WRITERS * number / (time.perf_counter() - started))
+            assert len(store.read().results) == WRITERS * number
+    return [figure(f"{WRITERS} writers, each row synced by itself: rows a second", "rows", took)]
+
+
 def per(number: int, seconds: list[float]) -> list[float]:
     """Return milliseconds a piece."""
     return [1000 * value / number for value in seconds]
@@ -166,6 +200,7 @@ def resident_mib() -> float:
 SCALING: dict[str, Callable[[int, bool], list[Figure]]] = {
     "start": start,
     "rows": rows,
+    "writers": writers,
     "overhead": overhead,
     "trials": trials,
     "workers": workers,

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 
 import sweeper
-from sweeper.results import MARKER, ResultsStore, read_store, to_frame
+from sweeper.results import MARKER, SCHEMA, ResultsStore, read_store, to_frame
 from sweeper.spec import Status, TrialResult
 from tests import small
 
@@ -235,3 +236,11 @@ def test_the_frame_has_one_row_a_trial_and_a_column_for_each_hyperparameter(tmp_
 
 def test_an_empty_frame_still_has_the_columns_that_every_row_has() -> None:
     assert {"trial_id", "status", "strategy", "task", "model", "seed"} <= set(to_frame([]).columns)
+
+
+@pytest.mark.parametrize("schema", range(1, SCHEMA + 1))
+def test_stores_of_every_schema_ever_released_are_read(schema: int) -> None:
+    contents = ResultsStore(Path(__file__).parent.parent / "golden" / f"schema{schema}").read()
+    assert not contents.damage
+    assert Counter(result.status for result in contents.results) == dict.fromkeys(Status, 1)
+    assert len(to_frame(contents.results)) == len(Status)
