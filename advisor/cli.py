@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -111,6 +113,50 @@ def fit(folder: str, output: str | None) -> None:
     settings = sum(len(m.settings) for m in fitted.situations)
     click.echo(
         f"Fitted {fitted.trials} trials: {len(fitted.situations)} situations, {settings} settings -> {path}", err=True
+    )
+
+
+@cli.command()
+@click.option(
+    "--results", "folder", default="results", show_default=True, metavar="DIR|FILE", help="A store, or tables."
+)
+@click.option(
+    "--group-by", "groups", default="task", show_default=True, metavar="COLUMN,...", help="Left out together."
+)
+@click.option("--seed", default=0, show_default=True, help="Of the resampled groups.")
+@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def evaluate(folder: str, groups: str, seed: int, form: str) -> None:
+    """Say how good the advice is on groups that it has not seen, each left out in turn.
+
+    DIR is a results store with the tables that `sweeper import` put there, a folder of such tables, or one of them.
+
+    \b
+    advisor evaluate --results results
+    advisor evaluate --results published.csv --group-by backbone --format json
+    """
+    from advisor.evaluate import evaluate as leave_out
+    from advisor.table import read
+
+    found = leave_out(read(folder), [own.strip() for own in groups.split(",")], seed)
+    if form == "json":
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
+        return
+    for block, parts in found.items():
+        click.echo(f"{block.replace('_', ' ')}: points lost to the best of each situation")
+        for name, own in {"all": parts["total"], **(parts["sources"] if len(parts["sources"]) > 1 else {})}.items():
+            click.echo(f"  {name}: {_figures(own)}")
+
+
+def _figures(own: Mapping[str, Any]) -> str:
+    """Return the figures of some situations in a line."""
+    if not own["situations"]:
+        return "no situation with a choice"
+    gap = "no gap" if own["closed_gap"] is None else f"{100 * own['closed_gap']:.0f} % of the gap closed"
+    low, high = own["regret_mean_interval"]
+    return (
+        f"advice {own['regret_mean']:.2f} ({low:.2f} to {high:.2f}), single best {own['regret_sbs']:.2f}, rules "
+        f"{own['regret_rule']:.2f}, random {own['regret_random']:.2f}; {gap}; best of three {own['regret_top3']:.2f}; "
+        f"90 % intervals cover {100 * own['coverage_90']:.0f} %; {own['situations']} situations, {own['groups']} groups"
     )
 
 

@@ -13,6 +13,7 @@ from sweeper import __version__
 from sweeper.adapters_cli import adapters
 from sweeper.command import run
 from sweeper.data_cli import data, init
+from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume, rows_of
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
 from sweeper.results import read_store
@@ -39,6 +40,7 @@ cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)
 cli.add_command(init)
+cli.add_command(import_)
 cli.add_command(store)
 
 
