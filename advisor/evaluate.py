@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advisor.kernel import BANDWIDTHS, PLAIN, Array, Bandwidth, Sums, Table, names, situation_distances, sums
+from advisor.kernel import (
+    BANDWIDTHS,
+    PLAIN,
+    Array,
+    Bandwidth,
+    Sums,
+    Table,
+    names,
+    plain_name,
+    situation_distances,
+    sums,
+)
 from advisor.rules import decide
 from advisor.situation import Situation
 from advisor.table import points, situations
@@ -22,15 +33,6 @@ LEAST_GROUPS = 8
 """Sources with fewer groups than this choose no bandwidth and have no interval of their own."""
 BEST_OF = (1, 3, 5, 20, 100)
 RESAMPLES = 1_000
-ALIASES = {
-    "full_fine_tuning": "full",
-    "full_finetuning": "full",
-    "finetune": "full",
-    "linear_probe": "feature_extraction",
-    "frozen": "feature_extraction",
-    "adapter_series": "adapter",
-    "adapters": "adapter",
-}
 
 
 @dataclass(frozen=True)
@@ -321,8 +323,7 @@ def _by_rules(rows: pd.DataFrame, losses: Array) -> float:
         n_train=int(number) if pd.notna(number) and number > 0 else None,
     )
     wanted = {strategy for verdict in decide(situation) for strategy in verdict.prefer}
-    plain = [str(own).lower().replace("-", "_").replace(" ", "_") for own in rows["strategy"]]
-    mine = np.array([ALIASES.get(own, own) in wanted for own in plain])
+    mine = np.array([plain_name(str(own)) in wanted for own in rows["strategy"]])
     return float(losses[mine].mean() if mine.any() else losses.mean())
 
 

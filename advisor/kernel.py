@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advisor.rules import DEFAULTS
 from advisor.table import names_of, situations
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -48,9 +49,21 @@ BANDWIDTHS = [
     Bandwidth(2.0, 1.0, 0.5),
 ]
 SHRINK_STRATEGY = 1.0  # how many rows the mean of all is worth
+OFF_DEFAULT = 2.0
+"""Points that a learning rate is expected to lose for each decade off the literature's, where no row speaks of it."""
+RATES = ("lr", "learning_rate", "params.lr", "params.learning_rate")
 MISMATCH = {"source": 3.0, "modality": 2.0, "task_family": 1.0, "task": 0.5, "backbone": 1.0}
 DECADES = {"n_train": 1.0, "backbone_params": 0.5}
 MISSING = 0.5
+ALIASES = {
+    "full_fine_tuning": "full",
+    "full_finetuning": "full",
+    "finetune": "full",
+    "linear_probe": "feature_extraction",
+    "frozen": "feature_extraction",
+    "adapter_series": "adapter",
+    "adapters": "adapter",
+}
 CHUNK = 2_000
 
 
@@ -147,6 +160,7 @@ class Sums:
     strategy_losses: Array
     group_rows: Array
     group_losses: Array
+    off_default: Array
 
     def predict(self, rows: np.ndarray[Any, Any], left_out: Sequence[int], shrink: float) -> Array:
         """Return what rows are expected to lose, from all groups but those that are left out."""
@@ -163,7 +177,8 @@ class Sums:
         strategy = (without(self.strategy_losses) + SHRINK_STRATEGY * overall) / (
             without(self.strategy_weights) + SHRINK_STRATEGY
         )
-        found: Array = (without(self.losses) + shrink * strategy) / (without(self.weights) + shrink)
+        prior = strategy + self.off_default[rows]
+        found: Array = (without(self.losses) + shrink * prior) / (without(self.weights) + shrink)
         return found
 
 
@@ -186,7 +201,25 @@ def sums(table: Table, bandwidth: Bandwidth) -> Sums:
             weights = alike * near[np.ix_(table.situation[part], table.situation[mine])]
             own["w"][part], own["l"][part] = weights @ member[mine], weights @ lost[mine]
             own["sw"][part], own["sl"][part] = member[mine].sum(0), lost[mine].sum(0)
-    return Sums(own["w"], own["l"], own["sw"], own["sl"], member.sum(0), lost.sum(0))
+    return Sums(own["w"], own["l"], own["sw"], own["sl"], member.sum(0), lost.sum(0), _off_default(table.frame))
+
+
+def _off_default(frame: pd.DataFrame) -> Array:
+    """Return the points that rows are expected to lose by their learning rate alone."""
+    found = np.zeros(len(frame))
+    for row, (strategy, own) in enumerate(zip(frame["strategy"], frame["hparams"], strict=True)):
+        default = DEFAULTS.get(plain_name(str(strategy)))
+        wanted = default.settings.get("lr") if default else None
+        rate = next((own[name] for name in RATES if name in own), None)
+        if isinstance(wanted, float) and isinstance(rate, int | float) and rate > 0:
+            found[row] = OFF_DEFAULT * abs(math.log10(rate / wanted))
+    return found
+
+
+def plain_name(strategy: str) -> str:
+    """Return a strategy's name as ours has it, where it is one of ours under another."""
+    name = strategy.lower().replace("-", "_").replace(" ", "_")
+    return ALIASES.get(name, name)
 
 
 def names(frame: pd.DataFrame) -> pd.Series:

@@ -199,11 +199,7 @@ def launch(
         raise ValueError(f"--gpus-per-trial must be a share of one GPU or a whole number, got {gpus_per_trial:g}")
     provenance = {**code(), "grid": grid}
     with connected(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
-        gpus = ray.cluster_resources().get("GPU", 0.0)
-        if gpus_per_trial is None:
-            gpus_per_trial = 1.0 if gpus else 0.0
-        if gpus_per_trial > gpus:  # Ray would wait for them for ever
-            raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} cannot be met: there are {gpus:g} GPUs")
+        gpus_per_trial, gpus = gpus_for(gpus_per_trial)
         workers = ray.cluster_resources().get("CPU", 1.0) if not gpus_per_trial else gpus / gpus_per_trial
         workers = max(1, int(min(workers, max_concurrent or workers)))
         packs = _spread_seeds(_packs(trials, pack_size, workers, checkpoints))
@@ -242,6 +238,20 @@ def launch(
                     "the same command goes on from there"
                 ) from None
             numbers, sweep.again = sweep.again, []
+
+
+def gpus_for(wanted: float | None) -> tuple[float, float]:
+    """Return how many GPUs a pack takes, and how many there are, on the Ray that this process is connected to.
+
+    Raises:
+        ValueError: there are not as many as are wanted.
+    """
+    gpus = float(ray.cluster_resources().get("GPU", 0.0))
+    if wanted is None:
+        wanted = 1.0 if gpus else 0.0
+    if wanted > gpus:  # Ray would wait for them for ever
+        raise ValueError(f"--gpus-per-trial {wanted:g} cannot be met: there are {gpus:g} GPUs")
+    return wanted, gpus
 
 
 def _packs(

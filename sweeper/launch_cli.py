@@ -160,6 +160,9 @@ def launch(
         )
     if address is not None and resources["cpus"] is not None:
         raise click.UsageError("--cpus is for a local Ray; a cluster at --address has its own")
+    share = resources["gpus_per_trial"]
+    if share is not None and not (0 <= share <= 1 or share.is_integer()):
+        raise click.UsageError(f"--gpus-per-trial must be a share of one GPU or a whole number, got {share:g}")
     if settings is not None and not SEARCHES[search].chooses:
         choosing = ", ".join(name for name, entry in SEARCHES.items() if entry.chooses)
         raise click.UsageError(f"--settings is for a search that chooses ({choosing}), and --search is {search}")
@@ -271,7 +274,7 @@ def _run(
 ) -> dict[Status, int]:
     """Run what is missing, rung after rung of a search, and return how many trials ended how."""
     from sweeper.cache import cache_folder
-    from sweeper.launch import connected  # Ray takes seconds to import: the message comes first
+    from sweeper.launch import connected, gpus_for  # Ray takes seconds to import: the message comes first
 
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if how.pop("keep_weights") else None
@@ -281,6 +284,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         stack.enter_context(connected(how["address"], how["cpus"]))
+        gpus_for(how["gpus_per_trial"])  # before anything is written
         store.mark()  # a worker's folder must not be what makes it look like something else
         end = stack.enter_context(recorded(store, options))
         if budget is not None:

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "sweeper.summary": LIGHT,
     "advisor.fit": ADVICE | LIGHT | {"sweeper.summary"},
     "advisor.table": {"sweeper.results", "sweeper.spec"},
-    "advisor.kernel": {"advisor.table"},
+    "advisor.kernel": {"advisor.table", "advisor.rules"},
     "advisor.evaluate": {"advisor.kernel", "advisor.table", "advisor.rules", "advisor.situation"},
     "advisor.cli": ADVICE | LIGHT | {"sweeper.command"},
     "sweeper.printing": LIGHT,
