@@ -52,8 +52,10 @@ SHRINK_STRATEGY = 1.0  # how many rows the mean of all is worth
 OFF_DEFAULT = 2.0
 """Points that a learning rate is expected to lose for each decade off the literature's, where no row speaks of it."""
 RATES = ("lr", "learning_rate", "params.lr", "params.learning_rate")
-MISMATCH = {"source": 3.0, "modality": 2.0, "task_family": 1.0, "task": 0.5, "backbone": 1.0}
+MISMATCH = {"modality": 2.0, "task_family": 1.0, "task": 0.5, "backbone": 1.0}
 DECADES = {"n_train": 1.0, "backbone_params": 0.5}
+OTHER_SOURCE = 0.05
+"""What a row of another source counts: tables of two labs differ by more than what their methods do."""
 MISSING = 0.5
 ALIASES = {
     "full_fine_tuning": "full",
@@ -191,6 +193,8 @@ def sums(table: Table, bandwidth: Bandwidth) -> Sums:
     first = table.frame.drop_duplicates("_situation").reset_index(drop=True)
     between = situation_distances(first, first, bandwidth.backbone)
     near = np.ones_like(between) if math.isinf(bandwidth.situation) else np.exp(-between / bandwidth.situation)
+    source = pd.factorize(first["source"])[0]
+    same = np.where(source[:, None] == source[None, :], 1.0, OTHER_SOURCE)
     own = {name: np.zeros((rows, groups)) for name in ("w", "l", "sw", "sl")}
     for strategy in np.unique(table.strategy):
         mine = np.flatnonzero(table.strategy == strategy)
@@ -198,9 +202,10 @@ def sums(table: Table, bandwidth: Bandwidth) -> Sums:
         for start in range(0, len(mine), CHUNK):
             part = mine[start : start + CHUNK]
             alike = np.exp(-setting_distances(features, slice(start, start + CHUNK)) / bandwidth.setting)
-            weights = alike * near[np.ix_(table.situation[part], table.situation[mine])]
+            places = np.ix_(table.situation[part], table.situation[mine])
+            weights = alike * near[places] * same[places]
             own["w"][part], own["l"][part] = weights @ member[mine], weights @ lost[mine]
-            own["sw"][part], own["sl"][part] = member[mine].sum(0), lost[mine].sum(0)
+            own["sw"][part], own["sl"][part] = same[places] @ member[mine], same[places] @ lost[mine]
     return Sums(own["w"], own["l"], own["sw"], own["sl"], member.sum(0), lost.sum(0), _off_default(table.frame))
 
 

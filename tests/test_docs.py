@@ -22,7 +22,14 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *(
         ROOT / name
-        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "examples/README.md")
+        for name in (
+            "README.md",
+            "CONTRIBUTING.md",
+            "CHANGELOG.md",
+            "advisor/README.md",
+            "results/README.md",
+            "examples/README.md",
+        )
     )
 ]
 
