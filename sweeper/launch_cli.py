@@ -20,7 +20,7 @@ import click
 from sweeper.adapters_cli import without_folder
 from sweeper.data_cli import DATA_OPTIONS, data_options, own_data_of
 from sweeper.early_stop import RULES
-from sweeper.launches import recorded, unfinished
+from sweeper.launches import LEFT_OUT, forget, recorded, unfinished
 from sweeper.objects import is_url
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, say
 from sweeper.results import ResultsStore
@@ -207,6 +207,7 @@ def launch(
         counts = _run(grid, climb(), store, talk, how, search, budget)
     else:
         counts = {}
+        forget(store, click.get_current_context().params)
         say(talk, f"Nothing to run: all {len(grid.trials)} trials are in {folder}.")
     _print_outcome(grid, store, counts, form, out, talk)
     if any(not status.is_final for status in counts):
@@ -230,7 +231,7 @@ def resume(context: click.Context, folder: str, form: str) -> None:
     known = {parameter.name for parameter in launch.params}
     commands: list[dict[str, Any]] = []
     for file, options in unfinished(ResultsStore(folder)):
-        if set(options) != known - {"folder"}:
+        if set(options) != known - {*LEFT_OUT}:
             raise ValueError(f"{file} is not of this version: launch it again by hand")
         if options not in commands:
             commands.append(options)

@@ -13,6 +13,7 @@ from sweeper.provenance import now
 from sweeper.results import ResultsStore
 
 PATHS = ("grid_name", "data_name")
+LEFT_OUT = ("folder", "form")
 
 
 @contextlib.contextmanager
@@ -27,9 +28,7 @@ def recorded(store: ResultsStore, options: Mapping[str, Any]) -> Iterator[Callab
 
     def end() -> None:
         store.disk.remove(file)
-        for other, its in unfinished(store):  # an earlier one that was cut off is done with this one
-            if its == plain:
-                store.disk.remove(other)
+        forget(store, options)  # an earlier one that was cut off is done with this one
 
     try:
         content = memoryview(json.dumps(plain, allow_nan=False).encode())
@@ -39,6 +38,14 @@ def recorded(store: ResultsStore, options: Mapping[str, Any]) -> Iterator[Callab
         yield end
     finally:
         store.disk.close(handle)
+
+
+def forget(store: ResultsStore, options: Mapping[str, Any]) -> None:
+    """Forget launches that were cut off and had these options: all is done."""
+    plain = as_json(options)
+    for file, its in unfinished(store):
+        if its == plain:
+            store.disk.remove(file)
 
 
 def unfinished(store: ResultsStore) -> list[tuple[Path, dict[str, Any]]]:
@@ -55,8 +62,9 @@ def unfinished(store: ResultsStore) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a launch as JSON has them, the store left out and files by their whole path."""
-    plain: dict[str, Any] = json.loads(json.dumps({name: own for name, own in options.items() if name != "folder"}))
+    """Return the options of a launch as JSON has them, `LEFT_OUT` left out and files by their whole path."""
+    kept = {name: own for name, own in options.items() if name not in LEFT_OUT}
+    plain: dict[str, Any] = json.loads(json.dumps(kept))
     for name in PATHS:
         if plain.get(name) and Path(plain[name]).exists():
             plain[name] = str(Path(plain[name]).absolute())
