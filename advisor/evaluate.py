@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from advisor.gaussian import Process, learned_variances, targets, thinned
-from advisor.likeness import Array, Codes, Likeness, coded, plain_name, renumbered, setting_text
+from advisor.likeness import Array, Codes, Likeness, Switches, coded, plain_name, renumbered, setting_text
 from advisor.rules import decide
 from advisor.situation import Situation
 from advisor.table import names_of, points, situations
@@ -88,7 +88,7 @@ class Table:
         if len(frame) and (group.groupby(places).transform("nunique") > 1).any():
             raise ValueError(f"{', '.join(group_by)} differs within a situation (source, task, n_train, backbone)")
         loss = frame.groupby(places)["score"].transform("max") - frame["score"]
-        rows = frame.to_dict("records")
+        rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
         return cls(
             rows,
             coded(places.tolist())[1],
@@ -103,7 +103,8 @@ class Table:
         """Return some of the rows; groups keep their numbers, situations and candidates do not."""
         numbers = [renumbered(own[rows]) for own in (self.situation, self.candidate, self.strategy)]
         kept = [self.rows[i] for i in rows]
-        return Table(kept, numbers[0], self.group[rows], *numbers[1:], self.loss[rows], self.score[rows])
+        situation, candidate, strategy = numbers
+        return Table(kept, situation, self.group[rows], candidate, strategy, self.loss[rows], self.score[rows])
 
 
 def evaluate(frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int = 0) -> dict[str, Any]:
@@ -193,8 +194,8 @@ def leave_out(table: Table, source: str, joint: bool) -> list[Judged]:
     return judged
 
 
-def _fold(table: Table, likeness: Likeness, own: Codes, out: Codes, joint: bool) -> list[Judged]:
-    """Return how the advice does on some groups of a source, each left out, and all of them while anything is chosen."""
+def _fold(table: Table, likeness: Likeness, own: Switches, out: Codes, joint: bool) -> list[Judged]:
+    """Return how the advice does on some groups of a source, each left out; all of them while anything is chosen."""
     known = ~np.isin(table.group, out)
     y, units = _targets(table, own, known)
     inner = [int(g) for g in np.unique(table.group[own & known])]
@@ -247,7 +248,7 @@ def is_better(gains: Sequence[float]) -> bool:
     return bool(len(kept) > 1 and np.mean(kept) > MARGIN * np.std(kept, ddof=1) / math.sqrt(len(kept)))
 
 
-def _targets(table: Table, own: Codes, known: Codes) -> tuple[Array, dict[bool, float]]:
+def _targets(table: Table, own: Switches, known: Switches) -> tuple[Array, dict[bool, float]]:
     """Return what is learned of each row, and the points that a unit is; a source at a time, each in its own unit."""
     y, units = np.zeros(len(own)), {}
     names = np.array([str(row["source"]) for row in table.rows])
@@ -260,7 +261,7 @@ def _targets(table: Table, own: Codes, known: Codes) -> tuple[Array, dict[bool, 
     return y, {True: 1.0, **units}
 
 
-def situations_of(table: Table, own: Codes, group: int) -> list[Codes]:
+def situations_of(table: Table, own: Switches, group: int) -> list[Codes]:
     """Return the rows of each situation of a group, those of the source in question alone."""
     mine = np.flatnonzero(own & (table.group == group))
     return [mine[table.situation[mine] == number] for number in np.unique(table.situation[mine])]
@@ -277,7 +278,7 @@ class Level:
         self._group = np.zeros(len(self._alike), dtype=np.int64)
         self._group[table.situation] = table.group
 
-    def of(self, rows: Codes, own: Codes, left_out: Sequence[int]) -> float:
+    def of(self, rows: Codes, own: Switches, left_out: Sequence[int]) -> float:
         """Return the expected best score, in points, without some groups."""
         here = int(self._table.situation[rows[0]])
         kept = np.zeros(len(self._best), dtype=bool)
@@ -291,7 +292,7 @@ class Level:
         return float((weights * self._best[kept]).sum() / weights.sum())
 
 
-def _halves(expected: Array, best: float, unit: float, scores: Array) -> tuple[Array, Codes]:
+def _halves(expected: Array, best: float, unit: float, scores: Array) -> tuple[Array, Switches]:
     """Return by how much predicted scores are off, and which candidates are in the half that looks better."""
     predicted = best - unit * (expected.max() - expected)
     return np.abs(predicted - scores), expected >= np.median(expected)
@@ -308,7 +309,7 @@ class Errors:
         """Begin with none."""
         self._off: dict[bool, list[tuple[int, Array]]] = {True: [], False: []}
 
-    def add(self, group: int, off: Array, upper: Codes) -> None:
+    def add(self, group: int, off: Array, upper: Switches) -> None:
         """Take the errors of one situation."""
         for half in (True, False):
             if (upper == half).any():
@@ -326,13 +327,13 @@ class Errors:
         reached = np.cumsum(weights[order]) / weights.sum()
         return float(errors[order][min(int(np.searchsorted(reached, share)), len(order) - 1)])
 
-    def covered(self, off: Array, upper: Codes) -> float:
+    def covered(self, off: Array, upper: Switches) -> float:
         """Return the share of errors that are within the width."""
         widths = np.where(upper, self.width(True), self.width(False))
         return float((off <= widths).mean())
 
 
-def single_best(table: Table, rows: Codes, own: Codes, left_out: Sequence[int]) -> tuple[int | None, float]:
+def single_best(table: Table, rows: Codes, own: Switches, left_out: Sequence[int]) -> tuple[int | None, float]:
     """Return the place of the single best candidate of the other groups, and what it loses.
 
     The best of its own source, where it has other groups; ``None``, and a mean, where none of these was tried there.

@@ -1,9 +1,9 @@
 """What candidates lose to the best of a situation, learned from other situations: a Gaussian process.
 
 Its covariance is a sum of products (`advisor.likeness`): what a strategy loses everywhere, on backbones of a like size,
-on training sets of a like size, at near settings on near tasks, ... How much each explains is a variance, learned
-by maximum likelihood (Rasmussen and Williams 2006, section 5.4): where nothing but the strategy matters, what is left is the
-single best strategy, each mean shrunk by how little is known of it (best linear unbiased prediction).
+on training sets of a like size, at near settings on near tasks, ... How much each explains is a variance, learned by
+maximum likelihood (Rasmussen and Williams 2006, section 5.4): where nothing but the strategy matters, what is left is
+the single best strategy, each mean shrunk by how little is known of it (best linear unbiased prediction).
 
 Losses are cut off at their median: by how much the bad half is bad says little about which of the good is best.
 Large tables are projected onto some of their rows (the subset of regressors, section 8.3.1).
@@ -112,7 +112,7 @@ class Posterior:
     draws: Array
 
     def order(self, first: int | None = None) -> list[int]:
-        """Return the candidates as they are to be tried: each the one by which the best so far is expected to gain most.
+        """Return the candidates as they are to be tried: each the one by which the best so far should gain most.
 
         The first is the best by itself, or the one that is named.
         """
@@ -164,7 +164,8 @@ class Process:
             if own in self._precision:
                 precision = precision - self._precision[own][0]
                 pull = pull - self._precision[own][1]
-        return _Weights(self._features, np.linalg.solve(precision, pull), precision, self._standard)
+        mean: Array = np.linalg.solve(precision, pull)
+        return _Weights(self._features, mean, precision, self._standard)
 
 
 @dataclass(frozen=True)

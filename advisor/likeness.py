@@ -10,12 +10,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Codes = np.ndarray[Any, np.dtype[np.int64]]
+Switches = np.ndarray[Any, np.dtype[np.bool_]]
 Row = Mapping[str, Any]
 """One measured result: the columns of `advisor.table`."""
 
@@ -150,9 +152,9 @@ class Likeness:
         for name in SAME:
             tables[name] = self._of(first, name, _same_table)
         for name, width in DECADES.items():
-            tables[name] = self._of(first, name, lambda values, width=width: _number_table(values, width))
+            tables[name] = self._of(first, name, partial(_number_table, width=width))
         for name, width in LINEAR.items():
-            tables[name] = self._of(first, name, lambda values, width=width: _number_table(values, width, float))
+            tables[name] = self._of(first, name, partial(_number_table, width=width, scale=float))
         for name, values in given.items():
             tables[f"given {name}"] = _number_table([values[i] for i in rows], GIVEN_DECADES)
         tables = {name: own for name, own in tables.items() if name == "any" or np.ptp(own) > 1e-9}
@@ -192,7 +194,7 @@ class Likeness:
     def _paces(self) -> tuple[Array, Codes]:
         """Return how alike candidates are in their learning rate, seen from what is usual for their strategy."""
         rates = [next((row["hparams"][key] for key in RATES if key in row["hparams"]), None) for row in self.rows]
-        logs = np.array([math.log10(rate) if is_magnitude(rate) else np.nan for rate in rates])
+        logs = np.array([math.log10(rate) if rate is not None and is_magnitude(rate) else np.nan for rate in rates])
         usual = [
             float(np.median(own[~np.isnan(own)])) if (~np.isnan(own := logs[self._strategy == n])).any() else np.nan
             for n in range(len(self.strategies))
