@@ -100,13 +100,14 @@ def fit(folder: str, output: str | None) -> None:
     """Fit the advisor from the trials of a store, those in its sub-folders included."""
     from advisor.fit import fit as fit_store
     from advisor.fit import write
+    from advisor.published import cited_tables, published
     from sweeper.objects import is_url
     from sweeper.results import read_store
 
     contents = read_store(folder)
     for damage in contents.damage:
         click.echo(f"Warning: {damage}", err=True)
-    fitted = fit_store(contents)
+    fitted = fit_store(contents, *published(cited_tables(folder)))
     path = Path(output) if output is not None else Path() if is_url(folder) else Path(folder)
     path = path / "advisor.json" if output is None else path
     write(fitted, path)
@@ -114,6 +115,10 @@ def fit(folder: str, output: str | None) -> None:
     click.echo(
         f"Fitted {fitted.trials} trials: {len(fitted.situations)} situations, {settings} settings -> {path}", err=True
     )
+    if fitted.doubted:
+        first = ", ".join(f"{trial} ({reason})" for trial, reason in list(fitted.doubted.items())[:3])
+        more = ", ..." if len(fitted.doubted) > 3 else ""
+        click.echo(f"{len(fitted.doubted)} trials are doubted: {first}{more}", err=True)
 
 
 @cli.command()

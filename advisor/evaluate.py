@@ -126,10 +126,10 @@ def evaluate(frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int
         if name not in frame:
             raise ValueError(f"no column named {name!r} to group by: there are {', '.join(map(str, frame.columns))}")
     frame = points(frame)
-    settings = _mean_over_seeds(frame)
+    settings = mean_over_seeds(frame)
     found: dict[str, Any] = {}
     for block, candidates, joint in (
-        ("strategy_only", _tuned(settings), False),
+        ("strategy_only", tuned(settings), False),
         ("joint", settings, True),
     ):
         table = Table.of(candidates, group_by)
@@ -149,7 +149,7 @@ def evaluate(frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int
     return found
 
 
-def _mean_over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+def mean_over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each strategy with settings in each situation."""
     keyed = frame.assign(_name=_names(frame), _situation=situations(frame))
     groups = keyed.groupby(["_situation", "_name"], sort=False)
@@ -159,7 +159,7 @@ def _mean_over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     return first.reset_index()
 
 
-def _tuned(settings: pd.DataFrame) -> pd.DataFrame:
+def tuned(settings: pd.DataFrame) -> pd.DataFrame:
     """Return each strategy at its best settings: best on validation rows, or without these on all there is."""
     judge = settings["valid"].where(settings["valid"].notna(), settings["score"])
     best = settings.assign(_judge=judge).sort_values("_judge", ascending=False, kind="stable")

@@ -6,15 +6,15 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from advisor.situation import Situation
 from sweeper.disk import read_small
 
 FORMAT = "advisor-fitted"
-SCHEMA = 1
+SCHEMA = 2
 PACKAGED = Path(__file__).with_name("fitted.json")
 
 # Evidence may overrule a rule only from near by: the same modality and similarity, a model within a factor
@@ -187,12 +187,80 @@ def _gap(a: float, b: float | None) -> float | None:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What figures of others say of a strategy.
+
+    Attributes:
+        smallest, largest: Parameters of the models it was tried on.
+        situations, best_in: In how many it was tried, and in how many it was the best of what was tried there.
+        behind: Points below the best of each situation, the mean; per cent of the loss where the score is a loss.
+        task, backbone, score, peak_memory_bytes, train_seconds: Of the row in which it did best against the others.
+        row: Where that row stands.
+    """
+
+    source: str
+    strategy: str
+    modality: str | None
+    smallest: float | None
+    largest: float | None
+    situations: int
+    best_in: int
+    behind: float
+    task: str
+    backbone: str
+    score: float
+    row: str
+    peak_memory_bytes: float | None = None
+    train_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate and rank that figures of others make one expect to be best for a model that they do not have.
+
+    Attributes:
+        model_params: Of the model; ``None`` where its size is not known.
+        backbones: How many models it is learned from.
+    """
+
+    source: str
+    strategy: str
+    model_params: float | None
+    lr: float
+    rank: int
+    backbones: int
+
+
+@dataclass(frozen=True)
+class Carry:
+    """How far the test scores of one measured situation are from those of another task.
+
+    Attributes:
+        points: 90 % of the errors are within, each task counting the same.
+        tasks: That were left out, one after the other.
+    """
+
+    points: float
+    tasks: int
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """Everything that `advisor fit` found in a store."""
+    """Everything that `advisor fit` found in a store.
+
+    Attributes:
+        published, rates: What figures of others beside the store say.
+        carries: How far scores of a "near" situation, and of one that is "far", are from those of another task.
+        doubted: Trials that cannot be right, or stand alone -> why; those that were left out say so.
+    """
 
     trials: int
     newest: str
     situations: Sequence[Measured]
+    published: Sequence[Published] = ()
+    rates: Sequence[Rate] = ()
+    carries: Mapping[str, Carry] = field(default_factory=dict)
+    doubted: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the file's text: readable, and equal for equal stores."""
@@ -215,7 +283,15 @@ def load(path: Path) -> Fitted:
         if content["schema"] > SCHEMA:
             raise ValueError(f"its schema {content['schema']} is newer than this version's {SCHEMA}")
         situations = [_measured(entry) for entry in content["situations"]]
-        return Fitted(content["trials"], content["newest"], situations)
+        return Fitted(
+            content["trials"],
+            content["newest"],
+            situations,
+            [_checked(Published(**entry)) for entry in content.get("published", [])],
+            [_checked(Rate(**entry)) for entry in content.get("rates", [])],
+            {str(kind): _checked(Carry(**entry)) for kind, entry in content.get("carries", {}).items()},
+            {str(trial): str(reason) for trial, reason in content.get("doubted", {}).items()},
+        )
     except FileNotFoundError:
         raise ValueError(f"no fitted file {str(path)!r}; `advisor fit` writes one") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError) as error:
@@ -246,6 +322,17 @@ def _measured(entry: Mapping[str, Any]) -> Measured:
         )
         _require(all(isinstance(getattr(setting, name), dict) for name in ("hparams", "train", "stores")), "settings")
     return measured
+
+
+_Entry = TypeVar("_Entry", Published, Rate, Carry)
+
+
+def _checked(entry: _Entry) -> _Entry:
+    """Return an entry; raise ValueError where a value is not what it must be."""
+    for name, value in asdict(entry).items():
+        text = name in ("source", "strategy", "task", "backbone", "row") or (name == "modality" and value is not None)
+        _require(isinstance(value, str) if text else value is None or _is_number(value), name)
+    return entry
 
 
 def _is_number(value: object) -> bool:

@@ -4,31 +4,49 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from advisor.evidence import Fitted, Measured, Setting
+from advisor.doubt import doubts
+from advisor.evidence import Fitted, Measured, Published, Rate, Setting
+from advisor.portfolio import carries
 from sweeper.results import Contents
 from sweeper.spec import Status
 from sweeper.summary import SIMILAR_FROM, Line, similarity, summarise, untouched
 
 
-def fit(contents: Contents) -> Fitted:
+def fit(contents: Contents, published: Sequence[Published] = (), rates: Sequence[Rate] = ()) -> Fitted:
     """Return what a store's complete trials say, learning rates chosen on valid.
+
+    Args:
+        contents: The rows; those that cannot be right are left out (`advisor.doubt`).
+        published, rates: What figures of others say (`advisor.published`).
 
     Raises:
         ValueError: the store has no complete trial.
     """
-    complete = [result for result in contents.results if result.status is Status.COMPLETE]
+    doubted = doubts(contents.results)
+    kept = [row for row in contents.results if not (row.trial_id in doubted and doubted[row.trial_id].left_out)]
+    complete = [result for result in kept if result.status is Status.COMPLETE]
     if not complete:
         raise ValueError("the store has no complete trial to fit from. `sweeper launch --grid smoke` makes some")
-    lines = sorted(summarise(contents.results), key=lambda line: (line.situation, line.strategy, str(line.hparams)))
+    lines = sorted(summarise(kept), key=lambda line: (line.situation, line.strategy, str(line.hparams)))
     situations = [
         _measured([line for line in lines if line.situation == situation], contents.stores)
         for situation in dict.fromkeys(line.situation for line in lines)
     ]
     newest = max(str(result.provenance.get("recorded_at", "")) for result in complete)
-    return Fitted(trials=len(complete), newest=newest, situations=situations)
+    return Fitted(
+        trials=len(complete),
+        newest=newest,
+        situations=situations,
+        published=list(published),
+        rates=list(rates),
+        carries=carries(situations),
+        doubted={
+            trial: doubt.reason + (": left out" if doubt.left_out else "") for trial, doubt in sorted(doubted.items())
+        },
+    )
 
 
 def _measured(lines: list[Line], stores: Mapping[str, str]) -> Measured:

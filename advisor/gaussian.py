@@ -164,7 +164,7 @@ class Process:
             if own in self._precision:
                 precision = precision - self._precision[own][0]
                 pull = pull - self._precision[own][1]
-        mean: Array = np.linalg.solve(precision, pull)
+        mean = np.asarray(np.linalg.solve(precision, pull), dtype=float)
         return _Weights(self._features, mean, precision, self._standard)
 
 

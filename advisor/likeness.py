@@ -180,7 +180,7 @@ class Likeness:
             if len(values) < 2:
                 continue
             pairs = len(set(zip(self.situation.tolist(), codes.tolist(), strict=True)))
-            if pairs == int(self.situation.max()) + 1 and all(map(is_magnitude, values)):
+            if pairs == int(self.situation.max()) + 1 and all(own is None or is_magnitude(own) for own in values):
                 given[key] = column
                 continue
             rate = key in RATES and self._rate is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from advisor.evidence import Fitted, Measured, Setting
-from advisor.rules import DEFAULTS, REMARKS, Remark, Verdict, decide
-from advisor.situation import QUESTIONS, Situation, describe, flag
+from advisor.evidence import Carry, Fitted, Measured, Published, Rate, Setting
+from advisor.portfolio import Standing, standings
+from advisor.rules import DEFAULTS, REMARKS, Defaults, Remark, Verdict, decide
+from advisor.situation import LARGE_MODEL_PARAMS, QUESTIONS, Situation, describe, flag
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Estimate:
     trainable_params: float
     trainable_percent: float
     train_seconds: float
+    doubted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Candidate:
         settings: Hyperparameters, learning rate included.
         settings_from: Where those come from: a measured situation, or the literature.
         by_rules: Whether the decision table prefers it here.
-        estimate: From the nearest measured situation that fits, if there is one.
+        estimate: From the nearest measured situation that fits and has it, if there is one.
+        behind: How it does over all measured situations that fit.
+        published: What figures of others say of it, where they are on models of this class and modality.
     """
 
     strategy: str
@@ -41,6 +46,8 @@ class Candidate:
     settings_from: str
     by_rules: bool
     estimate: Estimate | None
+    behind: Standing | None = None
+    published: Sequence[Published] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,9 @@ class Recommendation:
         leads: By how much the first is ahead of the second, and of what the rules prefer, in the
             nearest situation.
         flips: What would change the choice.
+        carry: How far the scores of the nearest situation are from those of another task, where that is known.
+        portfolio: Up to three strategies that make up for one another best over the situations that fit.
+        abstains: Nothing that was measured speaks for a candidate: neither trials nor figures of others.
     """
 
     situation: Situation
@@ -65,6 +75,9 @@ class Recommendation:
     flips: Sequence[str]
     remarks: Sequence[Remark]
     stored_trials: int
+    carry: Carry | None = None
+    portfolio: Sequence[str] = ()
+    abstains: bool = False
 
 
 def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
@@ -81,15 +94,17 @@ def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
     nearest = next(iter(comparable), None)
     near = nearest is not None and nearest.is_near(situation)
     preferred = list(dict.fromkeys(strategy for verdict in verdicts for strategy in verdict.prefer))
-    measured_order = [setting.strategy for setting in nearest.ranked()] if nearest else []
+    standing = standings(comparable, situation)
+    measured_order = [own.strategy for own in standing]
 
-    if near:
+    if near and nearest is not None:
         spoke: Literal["rules", "evidence", "depends"] = "evidence"
-        order = measured_order + preferred
+        order = [setting.strategy for setting in nearest.ranked()] + preferred
     else:
         spoke = "rules" if len(verdicts) == 1 else "depends"
         order = preferred + measured_order
-    candidates = [_candidate(s, s in preferred, nearest) for s in dict.fromkeys(order)]
+    used = comparable[:1] if near else comparable
+    candidates = [_candidate(s, s in preferred, used, situation, fitted, standing) for s in dict.fromkeys(order)]
     return Recommendation(
         situation=situation,
         spoke=spoke,
@@ -100,13 +115,28 @@ def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
         flips=_flips(situation, verdicts, nearest if near else None),
         remarks=[remark for remark in REMARKS if remark.holds(situation)],
         stored_trials=fitted.trials,
+        carry=fitted.carries.get("near" if near else "far") if nearest else None,
+        portfolio=[own.strategy for own in sorted(standing, key=lambda own: own.place or 99) if own.place],
+        abstains=not any(candidate.estimate or candidate.published for candidate in candidates),
     )
 
 
-def _candidate(strategy: str, by_rules: bool, nearest: Measured | None) -> Candidate:
-    if nearest is None or all(setting.strategy != strategy for setting in nearest.settings):
+def _candidate(
+    strategy: str,
+    by_rules: bool,
+    measured: Sequence[Measured],
+    situation: Situation,
+    fitted: Fitted,
+    standing: Sequence[Standing],
+) -> Candidate:
+    """Return a candidate with what speaks for it: of the first measured situation that has it, and of others."""
+    behind = next((own for own in standing if own.strategy == strategy), None)
+    published = [own for own in fitted.published if own.strategy == strategy and _of_this_class(own, situation)]
+    nearest = next((m for m in measured if any(setting.strategy == strategy for setting in m.settings)), None)
+    if nearest is None:
         start = DEFAULTS[strategy]
-        return Candidate(strategy, start.settings, start.source, by_rules, None)
+        settings, source = _with_rate(strategy, start, situation, fitted.rates)
+        return Candidate(strategy, settings, source, by_rules, None, behind, published)
     setting = nearest.best(strategy)
     estimate = Estimate(
         mean=setting.mean_test,
@@ -117,6 +147,7 @@ def _candidate(strategy: str, by_rules: bool, nearest: Measured | None) -> Candi
         trainable_params=setting.trainable_params,
         trainable_percent=100 * setting.trainable_params / setting.total_params,
         train_seconds=setting.train_seconds,
+        doubted={trial: fitted.doubted[trial] for trial in setting.trial_ids if trial in fitted.doubted},
     )
     where = (
         f"best on valid of {setting.searched} training settings, {nearest.model} on {nearest.task}, "
@@ -125,7 +156,36 @@ def _candidate(strategy: str, by_rules: bool, nearest: Measured | None) -> Candi
     training = {name: setting.train[name] for name in ("lr", "steps", "batch_size", "weight_decay")}
     if not training["weight_decay"]:
         del training["weight_decay"]
-    return Candidate(strategy, {**setting.hparams, **training}, where, by_rules, estimate)
+    return Candidate(strategy, {**setting.hparams, **training}, where, by_rules, estimate, behind, published)
+
+
+def _of_this_class(own: Published, situation: Situation) -> bool:
+    """Return whether figures of others are on models of the size class and the modality that are asked about."""
+    sizes = [size for size in (own.smallest, own.largest) if size is not None]
+    of_size = situation.large is None or any((size >= LARGE_MODEL_PARAMS) == situation.large for size in sizes)
+    return of_size and (None in (situation.modality, own.modality) or situation.modality == own.modality)
+
+
+def _with_rate(
+    strategy: str, start: Defaults, situation: Situation, rates: Sequence[Rate]
+) -> tuple[Mapping[str, Any], str]:
+    """Return the settings to start from; for a large model with the rate and rank that many such models had best."""
+    mine = [rate for rate in rates if rate.strategy == strategy]
+    if not mine or not situation.large:
+        return start.settings, start.source
+
+    def gap(rate: Rate) -> float:
+        if situation.model_params is None or rate.model_params is None:
+            return 0.0 if situation.model_params is rate.model_params else math.inf
+        return abs(math.log10(rate.model_params / situation.model_params))
+
+    rate = min(mine, key=gap)
+    size = "of unknown size" if rate.model_params is None else f"of {rate.model_params / 1e9:g} B parameters"
+    source = (
+        f"rate and rank: learned from {rate.backbones} language models in {rate.source}, for one {size}; the rest: "
+        f"{start.source}"
+    )
+    return {**start.settings, "rank": rate.rank, "lr": rate.lr}, source
 
 
 def _leads(measured: Measured, preferred: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from advisor.evidence import Measured
+from advisor.evidence import Measured, Published
 from advisor.recommend import Candidate, Recommendation
 from advisor.rules import Rule, Verdict
 from advisor.situation import QUESTIONS, describe, flag
@@ -48,7 +48,10 @@ def as_json(answer: Recommendation) -> dict[str, Any]:
                 for m in answer.comparable
             ],
             "leads": list(answer.leads),
+            "carry": None if answer.carry is None else asdict(answer.carry),
+            "portfolio": list(answer.portfolio),
         },
+        "abstains": answer.abstains,
         "flips": list(answer.flips),
         "remarks": [{"text": remark.text, "source": remark.source} for remark in answer.remarks],
     }
@@ -128,6 +131,8 @@ def _candidate(rank: int, candidate: Candidate) -> Iterator[str]:
     estimate = candidate.estimate
     if estimate is None:
         yield from _bullet(f"settings: {candidate.settings_from}; no trial", indent=4, mark="")
+        for own in candidate.published:
+            yield from _bullet(_published(own), indent=4, mark="")
         return
     spread = f" ± {100 * estimate.std:.1f}" if estimate.std is not None else ""
     yield from _bullet(
@@ -137,6 +142,17 @@ def _candidate(rank: int, candidate: Candidate) -> Iterator[str]:
         f"{estimate.train_seconds:.2f} s",
         indent=4,
         mark="",
+    )
+
+
+def _published(own: Published) -> str:
+    """Return what figures of others say, in a sentence."""
+    best = f", best in {own.best_in}" if own.best_in else ""
+    memory = f", peak memory {own.peak_memory_bytes / 1e9:.1f} GB" if own.peak_memory_bytes else ""
+    return (
+        f"others: {own.behind:.1f} points below the best on average in {own.situations} "
+        f"situation{'s' * (own.situations > 1)}{best}; {own.score:.3g} on {own.task} with {own.backbone}{memory} "
+        f"({own.row})"
     )
 
 
@@ -150,8 +166,9 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
         return
     if not answer.comparable:
         yield from _bullet(
-            f"none of the {answer.stored_trials} stored trials is comparable: the rules speak alone. "
-            "`sweeper launch` measures your own case."
+            f"none of the {answer.stored_trials} stored trials is comparable: the rules speak alone"
+            + (", and nothing measured stands behind them" if answer.abstains else ", beside figures of others")
+            + ". `sweeper launch` measures your own case."
         )
         return
     nearest = answer.comparable[0]
@@ -170,11 +187,32 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
         yield from _bullet(_against_untouched(nearest, nearest.untouched))
     for lead in answer.leads:
         yield from _bullet(lead)
+    if answer.carry is not None:
+        yield from _bullet(
+            f"on another task expect these test scores within {answer.carry.points:.0f} points: 9 in 10 were, on "
+            f"{answer.carry.tasks} tasks left out one after the other"
+        )
+    if len(answer.comparable) > 1:
+        yield from _bullet(_over_all(answer))
+    doubted = {trial: why for c in answer.candidates if c.estimate for trial, why in c.estimate.doubted.items()}
+    if doubted:
+        first = "; ".join(f"{trial}: {why}" for trial, why in list(doubted.items())[:2])
+        yield from _bullet(f"{len(doubted)} of these trials stand alone among their seeds ({first})")
     if not near:
         yield from _bullet(
             "not near enough to overrule the rules: name --model-params, --n-train, --modality and --task-similar or "
             "--task-different for that."
         )
+
+
+def _over_all(answer: Recommendation) -> str:
+    """Return how strategies do over all situations that fit."""
+    known = sorted((c.behind for c in answer.candidates if c.behind is not None), key=lambda own: own.behind)
+    least = ", ".join(f"{own.strategy} {own.behind:.1f} ({own.situations})" for own in known[:3])
+    return (
+        f"over all {len(answer.comparable)} situations, near ones counting more, points below the best: {least}; three "
+        f"that make up for one another: {', '.join(answer.portfolio)}"
+    )
 
 
 def _against_untouched(measured: Measured, untouched: float) -> str:

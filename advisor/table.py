@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ COLUMNS = (
     "task_family",
     "modality",
     "n_train",
+    "n_classes",
+    "probe_score",
     "backbone",
     "backbone_params",
     "strategy",
@@ -55,7 +58,7 @@ def read(path: str | Path) -> pd.DataFrame:
             return pd.concat([long_table(file) for file in files], ignore_index=True)
     contents = read_store(path)
     own = [_own(row) for row in contents.results if row.status is Status.COMPLETE]
-    tables = [long_table(file) for file in sorted(folder.glob("cited/*.csv"))] if folder.is_dir() else []
+    tables = [long_table(file) for file in sorted(folder.glob("**/cited/*.csv"))] if folder.is_dir() else []
     frames = [frame for frame in (pd.DataFrame(own, columns=list(COLUMNS)), *tables) if len(frame)]
     if not frames:
         raise ValueError(f"{str(path)!r} holds no complete trial and no table: `sweeper launch` or `sweeper import`")
@@ -72,6 +75,8 @@ def _own(row: TrialResult) -> dict[str, Any]:
         "task_family": row.context.get("work"),
         "modality": row.context["modality"],
         "n_train": spec.n_train,
+        "n_classes": row.context.get("n_classes"),
+        "probe_score": row.context.get("probe_score"),
         "backbone": spec.model,
         "backbone_params": row.context["model_params"],
         "strategy": spec.strategy,
@@ -121,7 +126,15 @@ def long_table(file: Path) -> pd.DataFrame:
         frame = frame[frame["split"] == "test"].merge(
             valid.rename("valid").reset_index(), how="left", on=[*keys, "_settings"]
         )
-    return frame.reindex(columns=list(COLUMNS))
+    frame = frame.reindex(columns=list(COLUMNS))
+    frame["backbone_params"] = pd.to_numeric(frame["backbone_params"]).fillna(frame["backbone"].map(size_in_name))
+    return frame
+
+
+def size_in_name(backbone: Any) -> float:
+    """Return the parameters that a model's name tells ("Llama-3.2-1B"), NaN where it tells none."""
+    match = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bBmM])(?![A-Za-z0-9])", str(backbone))
+    return float(match[1]) * {"b": 1e9, "m": 1e6}[match[2].lower()] if match else math.nan
 
 
 def _settings(value: Any) -> dict[str, Any]:
