@@ -29,7 +29,8 @@ ROLES: Mapping[str, str] = {
     "query": r"(q_proj|query|q_lin|to_q|SelfAttention\.q|EncDecAttention\.q)",
     "key": r"(k_proj|key|k_lin|to_k|SelfAttention\.k|EncDecAttention\.k)",
     "value": r"(v_proj|value|v_lin|to_v|SelfAttention\.v|EncDecAttention\.v)",
-    "attn_out": r"(o_proj|out_proj|out_lin|attention\.output\.dense|attn\.c_proj|(self_)?attention\.dense|(Self|EncDec)Attention\.o)",
+    "attn_out": r"(o_proj|out_proj|out_lin|attention\.output\.dense|attn\.c_proj|(self_)?attention\.dense|"
+    r"(Self|EncDec)Attention\.o)",
     "mlp_out": r"(down_proj|fc2|mlp\.c_proj|output\.dense|dense_4h_to_h|lin2|wo|w2)",
     "mlp_in": r"(gate_proj|up_proj|gate_up_proj|fc1|c_fc|intermediate\.dense|dense_h_to_4h|lin1|wi|wi_0|wi_1|w1|w3)",
 }
@@ -62,7 +63,7 @@ def _folder(path: Path) -> ModelShape:
     weights = path / INDEX if (path / INDEX).exists() else next(iter(sorted(path.glob("*.safetensors"))), None)
     config = path / "config.json"
     if weights is None and not config.exists():
-        raise ValueError(f"{path} holds neither config.json nor *.safetensors: name a folder that does, or --model-params")
+        raise ValueError(f"{path} holds neither config.json nor *.safetensors: take another folder, or --model-params")
     if weights is None:
         return read(config)
     tensors = _sharded(path, INDEX) if weights.name == INDEX else header(path, weights.name)
@@ -97,11 +98,11 @@ def header(folder: Path, name: str) -> Tensors:
 
 
 def _entry(value: Any, name: str, where: Path) -> tuple[str, tuple[int, ...]]:
-    shape = value.get("shape") if isinstance(value, Mapping) else None
+    shape, dtype = (value.get("shape"), value.get("dtype")) if isinstance(value, Mapping) else (None, None)
     sizes = isinstance(shape, list) and len(shape) <= 16 and all(type(n) is int and 0 <= n < MOST for n in shape)
-    if not sizes or not isinstance(value["dtype"] if "dtype" in value else None, str):
+    if not isinstance(shape, list) or not sizes or not isinstance(dtype, str):
         raise ValueError(f"{where} describes {name!r:.80} otherwise than by dtype and shape: {value!r:.80}. {WAY_OUT}")
-    return value["dtype"], tuple(shape)
+    return dtype, tuple(shape)
 
 
 def _sharded(folder: Path, name: str) -> Tensors:
@@ -135,7 +136,8 @@ def from_tensors(tensors: Tensors, where: str) -> ModelShape:
             key = (re.sub(r"\.\d+\.", ".#.", f".{name}"), sizes)
             groups[key] = groups.get(key, 0) + 1
     linears = []
-    for (name, (first, second)), count in groups.items():
+    for (name, sizes), count in groups.items():
+        first, second = sizes
         role = next((role for role, own in ROLES.items() if re.search(rf"\.{own}\.weight$", name)), None)
         if role is not None:
             inputs, outputs = (first, second) if TRANSPOSED.search(name) else (second, first)
@@ -146,7 +148,7 @@ def from_tensors(tensors: Tensors, where: str) -> ModelShape:
         raise ValueError(f"{where} has no repeated blocks whose linears have names that are known here. {WAY_OUT}")
     hidden = outs[0].outputs
     blocks = max(sum(lin.count for lin in linears if lin.role == "mlp_out"), max(lin.count for lin in outs))
-    key = next((lin.outputs for lin in linears if lin.role == "key"), hidden)
+    keys = next((lin.outputs for lin in linears if lin.role == "key"), hidden)
     table = next((own for name, (_, own) in tensors.items() if TOKENS.search(name) and len(own) == 2), None)
     norms = {name: own for name, (_, own) in tensors.items() if len(own) == 1 and re.search(r"(?i)norm|ln_", name)}
     scales = [own[0] for name, own in norms.items() if name.endswith("weight")]
@@ -163,7 +165,7 @@ def from_tensors(tensors: Tensors, where: str) -> ModelShape:
         params=sum(math.prod(own) for _, own in tensors.values()),
         layers=blocks,
         hidden=hidden,
-        kv=key,
+        kv=keys,
         linears=tuple(linears),
         kind=kind,
         vocab=table[0] if table else 0,
@@ -172,6 +174,9 @@ def from_tensors(tensors: Tensors, where: str) -> ModelShape:
         norm_biases=sum(shifts),
         rms=not shifts,
         gated=gates or any("gate_up" in name for name in tensors),
+        inner_kept=1.5 if gates else 4.0 if any(TRANSPOSED.search(name) for name in tensors) else 1.0,
+        heads=hidden / 64,  # not written in tensors; 64 is the commonest width of a head
+        writes_scores=kind == "encoder_decoder",
         head=2 * hidden + 2 if kind in ("encoder", "image") else 0,
         tied=not any(HEADS.search(name) for name in tensors),
         tokens=197 if kind == "image" else None,

@@ -43,6 +43,10 @@ class ModelShape:
         norms: Normalisation layers; ``norm_params`` are their scales, ``norm_biases`` their shifts.
         rms: Whether they are of the kind that computes in float32 step by step (Llama) instead of in one kernel.
         gated: Whether the feed-forward multiplies two inner activations (SwiGLU and its kin).
+        inner_kept: Inner activations that backward needs, for each that the first linears put out: 1 of GELU in
+            one kernel, 3 for 2 of SwiGLU, 4 of GPT-2's own GELU, which is written out in Python.
+        heads: Attention heads of a block, 0 where unknown.
+        writes_scores: Whether attention keeps its scores (T5's, which adds positions to them).
         head: Parameters of the fresh head, 0 where the vocabulary is the head.
         other_biases: Biases outside blocks and normalisations.
         tied: Whether the head of a language model is its token table.
@@ -64,6 +68,9 @@ class ModelShape:
     other_biases: float = 0
     rms: bool = True
     gated: bool = True
+    inner_kept: float = 1.5
+    heads: float = 0
+    writes_scores: bool = False
     head: float = 0
     tied: bool = True
     tokens: int | None = None
@@ -220,12 +227,20 @@ def from_config(config: Mapping[str, Any], where: str = "config.json") -> ModelS
         other_biases=(hidden if extras else 0) + (hidden if family.kind == "image" else 0),
         rms=family.rms,
         gated=gated,
+        inner_kept=_inner_kept(config, gated),
+        heads=heads,
+        writes_scores=family.kind == "encoder_decoder",
         head=head,
         tied=tied,
         tokens=tokens,
         dtype=str(config["torch_dtype"]) if config.get("torch_dtype") else None,
         said_by=where,
     )
+
+
+def _inner_kept(config: Mapping[str, Any], gated: bool) -> float:
+    written_out = config.get("activation_function", "gelu_new" if config.get("model_type") == "gpt2" else "")
+    return 1.5 if gated else 4.0 if written_out in ("gelu_new", "gelu_fast") else 1.0
 
 
 def _flux(config: Mapping[str, Any], where: str) -> ModelShape:
@@ -250,7 +265,8 @@ def _flux(config: Mapping[str, Any], where: str) -> ModelShape:
     channels, text = (_size(config, name, where) for name in ("in_channels", "joint_attention_dim"))
     guidance = _size(config, "timestep_guidance_channels", where, 256)
     modulation = hidden * hidden * (6 + 6 + 3 + 2)
-    around = modulation + hidden * (2 * channels + text + (guidance + hidden) * (2 if config.get("guidance_embeds") else 1))
+    embedders = (guidance + hidden) * (2 if config.get("guidance_embeds") else 1)
+    around = modulation + hidden * (2 * channels + text + embedders)
     head_norms = width * (4 * double + 2 * single)
     return ModelShape(
         params=sum(linear.params for linear in linears) + around + head_norms,
@@ -262,6 +278,7 @@ def _flux(config: Mapping[str, Any], where: str) -> ModelShape:
         norms=4 * double + single,
         norm_params=head_norms,
         rms=False,
+        heads=heads,
         said_by=where,
     )
 
@@ -304,6 +321,7 @@ def from_count(params: float, image: bool = False) -> ModelShape:
         ),
         kind="image" if image else "causal",
         vocab=vocab,
+        heads=hidden / 64,
         norms=2 * layers + 1,
         norm_params=(2 * layers + 1) * hidden,
         tokens=197 if image else None,  # 224 x 224 in patches of 16, and a class token
