@@ -14,7 +14,7 @@ from typing import Any
 
 from advisor.devices import Device, find_device
 from advisor.shapes import ModelShape
-from advisor.trainable import Trained, shared, trained
+from advisor.trainable import Trained, is_known, shared, trained
 
 PACKAGED = Path(__file__).with_name("costs.json")
 CONTEXT = 0.82e9
@@ -54,7 +54,7 @@ PRECISIONS: Mapping[str, Precision] = {
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate; 9 in 10 of the methods that were left out lie from low to high."""
+    """An estimate; of 9 in 10 methods that were left out all rows lie from low to high."""
 
     mean: float
     low: float
@@ -71,6 +71,7 @@ class Costs:
         adapter_bytes: What must be kept on disk for a task, in the type it trains in.
         flops_per_step: A multiplication and an addition counted as two.
         traffic: Bytes of weights, gradients and optimizer states that a step moves.
+        known: Whether the strategy has formulas of its own here; others are taken for methods like LoRA.
         layers: Blocks, times the passes through them; ``attached`` linears that something stands beside, likewise.
     """
 
@@ -83,6 +84,7 @@ class Costs:
     layers: float
     attached: float
     precision: str
+    known: bool
 
 
 def estimate(
@@ -122,12 +124,13 @@ def estimate(
     if checkpointing:  # it pays for no strategy that keeps less without it
         without = memory_parts(own, hparams, shape, batch_size, seq_len, precision, False)
         parts = min(parts, without, key=peak)
-    mean, fitted = peak(parts), _fitted()["memory"]
+    mean, known = peak(parts), is_known(strategy)
+    low, high = _fitted()["memory"]["known" if known else "others"]
     weight = 4 if own.added else PRECISIONS[precision].state
     flops, passes = _flops(own, shape, batch_size, seq_len, checkpointing)
     moved = parts["weights"] * passes + 3 * (parts["gradients"] + parts["optimizer"])
     return Costs(
-        memory_bytes=Interval(mean, mean * fitted["low"], mean * fitted["high"]),
+        memory_bytes=Interval(mean, mean * low, mean * high),
         parts=parts,
         trainable_params=round(own.params),
         adapter_bytes=round(weight * (own.params if own.kept is None else own.kept)),
@@ -136,6 +139,7 @@ def estimate(
         layers=shape.layers * passes,
         attached=own.attached * passes,
         precision=precision,
+        known=known,
     )
 
 
@@ -176,7 +180,7 @@ def memory_parts(
     activations = tokens * (kept + scores)
     extra = tokens * ((4 * own.inputs if compute < 4 else 4 * own.shared) + 4 * own.outputs)
     extra += own.prefix * batch_size * shape.layers * compute * 2 * (shape.kv + shape.hidden)
-    dense, cast = 4 * own.dense, 0.0
+    dense, cast = 4 * (own.dense + own.forming), 0.0
     if p.casts:  # 4-bit weights are expanded one at a time, others kept for backward
         most = max((lin.inputs * lin.outputs for lin in shape.linears), default=0)
         cast = min(2 * most, (2 - p.blocks) * in_blocks) if p.blocks < 2 else 2 * in_blocks * own.reach
@@ -184,7 +188,7 @@ def memory_parts(
     if checkpointing:
         block = largest_block(shape)
         again = tokens * compute * shape.hidden * shape.layers * own.reach + activations * block
-        activations, extra, dense = 0.0, extra * block, dense * block
+        activations, extra, dense = 0.0, extra * block, 4 * (own.dense_block + own.forming)
         cast = cast if p.blocks < 2 else cast * block
     generates = shape.kind in GENERATES
     return {
@@ -253,7 +257,8 @@ def seconds(costs: Costs, steps: float, device: Device | str) -> Interval:
     device = find_device(device) if isinstance(device, str) else device
     time = _fitted()["cpu" if device.name == "cpu" else "time"]
     mean = steps * sum(time["coefficients"].get(name, 0.0) * own for name, own in time_parts(costs, device).items())
-    return Interval(mean, mean * time["low"], mean * time["high"])
+    low, high = time["known" if costs.known else "others"]
+    return Interval(mean, mean * low, mean * high)
 
 
 def time_parts(costs: Costs, device: Device) -> dict[str, float]:

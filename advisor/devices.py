@@ -4,8 +4,8 @@ Memory in bytes, dense tensor FLOP/s in 16 bits (bfloat16, or float16 where ther
 without tensor cores, bytes/s of memory. From NVIDIA's data sheets, tensor TFLOP/s and GB/s: T4 (65, 320), V100 SXM2
 (125, 900), A10 (125, 600), L4 (121, 300), L40S (362, 864), A100 SXM (312, 1,555 and 2,039), H100 SXM (989, 3,350), H200
 SXM (989, 4,800), RTX 3090 (71 with float32 sums, 936: GA102 white paper), RTX 4090 (165 with float32 sums, 1,008: Ada
-white paper). Where only the sparse figure stands there, half of it. Memory is what the driver leaves for programs. "cpu"
-is two cores with AVX2.
+white paper). Where only the sparse figure stands there, half of it. Memory is what the driver leaves for programs.
+"cpu" is two cores with AVX2.
 """
 
 from __future__ import annotations

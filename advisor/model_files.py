@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advisor.shapes import MOST, Kind, Linear, ModelShape, from_config
+from advisor.configs import MOST, from_config
+from advisor.shapes import Kind, Linear, ModelShape
 from sweeper.safe_json import open_inside, parse_object, read_json
 
 MAX_HEADER = 16 * 2**20

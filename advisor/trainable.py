@@ -22,7 +22,8 @@ class Trained:
         inputs: Widths of the linears' inputs that low-rank terms read and keep, summed.
         shared: The same with inputs that several linears read counted once.
         outputs: Widths of what is kept of outputs and scaled vectors, summed.
-        dense: Values that are kept once a step, whatever the batch: whole weights that are formed anew.
+        dense: Values that are kept once a step, whatever the batch: matrices as large as weights, formed anew; the
+            block with most of them has ``dense_block``, and while they are formed ``forming`` more.
         stored: Values that stay in memory beside the model and never train.
         virtual: Tokens put before those of a row.
         prefix: Keys and values put before those of a row, in each layer.
@@ -39,6 +40,8 @@ class Trained:
     shared: float = 0
     outputs: float = 0
     dense: float = 0
+    dense_block: float = 0
+    forming: float = 0
     stored: float = 0
     virtual: int = 0
     prefix: int = 0
@@ -68,11 +71,13 @@ STRATEGIES: Mapping[str, str] = {
     "dora": "lora",
 }
 
-# Methods of peft whose update is a matrix as large as the weight, formed anew in each step: by a transform
-# (FourierFT, arXiv 2405.03003; WaveFT), by products (LoHa, LoKr, arXiv 2309.14859; RandLoRA, arXiv 2502.00987), ...
-# Of the others, HRA forms a matrix of the inputs' width squared for each reflection (arXiv 2405.17484), BOFT keeps
-# such permutations (arXiv 2311.06243), and OSF keeps every linear's singular vectors (arXiv 2504.07097).
-FORM_WEIGHTS = frozenset({"fourierft", "waveft", "loha", "lokr", "randlora", "frod", "hira"})
+# Methods of peft whose update is a matrix as large as the weight, formed anew in each step: by products (LoKr, LoHa,
+# arXiv 2309.14859; RandLoRA, arXiv 2502.00987; HiRA; FRoD) or by a transform (FourierFT, arXiv 2405.03003; WaveFT). The
+# latter and LoHa hold twice as much again while they form it: complex numbers, or two factors of full size.
+FORM_WEIGHTS = frozenset({"lokr", "loha", "randlora", "hira", "frod", "fourierft", "waveft"})
+FORM_TWICE = frozenset({"loha", "fourierft", "waveft"})
+# HRA forms a matrix of the inputs' width squared for each reflection (arXiv 2405.17484), BOFT keeps permutations of
+# that size (arXiv 2311.06243), and OSF every linear's singular vectors in float32 (arXiv 2504.07097).
 
 
 def trained(strategy: str, hparams: Mapping[str, Any], shape: ModelShape) -> Trained:
@@ -89,9 +94,15 @@ def trained(strategy: str, hparams: Mapping[str, Any], shape: ModelShape) -> Tra
     count = hparams.get("trainable_params")
     if count is None and hparams.get("trainable_fraction") is not None:
         count = own.number("trainable_fraction", 0.0) * shape.params
-    if count is not None and found.base < shape.params:
+    if count is not None and found.added:
         return replace(found, base=0, added=float(count), kept=float(count))
     return found
+
+
+def is_known(strategy: str) -> bool:
+    """Return whether a strategy has a rule of its own here."""
+    strategy = strategy.removeprefix("peft:")
+    return STRATEGIES.get(strategy, strategy) in RULES
 
 
 @dataclass(frozen=True)
@@ -191,14 +202,10 @@ def _like_lora(own: _Own) -> Trained:
 
 def _low_rank(own: _Own, default: str) -> Trained:
     targets, rank = own.targets(default), own.number("rank", 8)
-    whole, square = (
-        [width(linear) * linear.count for linear in targets]
-        for width in (lambda linear: linear.inputs * linear.outputs, lambda linear: linear.inputs**2)
-    )
     added = sum(rank * (linear.inputs + linear.outputs) * linear.count for linear in targets)
     outputs = rank * sum(linear.count for linear in targets)
-    dense = sum(whole) if own.strategy in FORM_WEIGHTS else sum(square) * (rank if own.strategy == "hra" else 0)
-    stored = sum(square) if own.strategy == "boft" else 0.0
+    dense, dense_block = _formed(own, targets, rank)
+    stored = sum(lin.inputs**2 * lin.count for lin in targets) if own.strategy == "boft" else 0.0
     if own.strategy == "osf":
         every = own.shape.linears
         stored = sum(min(lin.inputs, lin.outputs) * (lin.inputs + lin.outputs) * lin.count for lin in every)
@@ -212,9 +219,23 @@ def _low_rank(own: _Own, default: str) -> Trained:
         shared=shared(targets),
         outputs=outputs,
         dense=dense,
+        dense_block=dense_block,
+        forming=2 * dense_block if own.strategy in FORM_TWICE else 0,
         stored=stored,
         attached=sum(linear.count for linear in targets),
     )
+
+
+def _formed(own: _Own, targets: Iterable[Linear], rank: float) -> tuple[float, float]:
+    """Return the values of matrices that are formed in a step, of all blocks and of the block with most."""
+    sizes = {True: 0.0, False: 0.0}  # FLUX has blocks of two kinds
+    for lin in targets:
+        size = lin.inputs * lin.outputs if own.strategy in FORM_WEIGHTS else 0.0
+        size += rank * lin.inputs**2 if own.strategy == "hra" else 0.0
+        sizes[lin.role.startswith("joint")] += size * lin.count
+    joint = sum(lin.count for lin in own.shape.linears if lin.role == "joint_out")
+    blocks = {True: joint, False: own.shape.layers - joint}
+    return sum(sizes.values()), max(sizes[kind] / blocks[kind] for kind in sizes if blocks[kind] > 0)
 
 
 def _adapter(own: _Own) -> Trained:
@@ -222,8 +243,8 @@ def _adapter(own: _Own) -> Trained:
     places = shape.layers * (2 if own.hparams.get("placement") == "houlsby" else 1)
     added = places * (2 * shape.hidden * width + width + shape.hidden)
     kept = places * shape.hidden
-    sizes = {"inputs": kept, "shared": kept, "outputs": 2 * places * width, "attached": places}
-    return Trained(base=shape.head, added=added, **sizes)
+    outputs = 2 * places * width
+    return Trained(shape.head, added, inputs=kept, shared=kept, outputs=outputs, attached=places)
 
 
 def _prompt_tuning(own: _Own) -> Trained:
