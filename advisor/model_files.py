@@ -154,7 +154,9 @@ def from_tensors(tensors: Tensors, where: str) -> ModelShape:
     norms = {name: own for name, (_, own) in tensors.items() if len(own) == 1 and re.search(r"(?i)norm|ln_", name)}
     scales = [own[0] for name, own in norms.items() if name.endswith("weight")]
     shifts = [own[0] for name, own in norms.items() if name.endswith("bias")]
-    gates = sum(lin.count for lin in linears if lin.role == "mlp_in") > blocks
+    gated = sum(lin.count for lin in linears if lin.role == "mlp_in") > blocks or any(
+        "gate_up" in own for own in tensors
+    )
     kind: Kind = "causal"
     if table is None:
         kind = "image"
@@ -174,8 +176,8 @@ def from_tensors(tensors: Tensors, where: str) -> ModelShape:
         norm_params=sum(scales),
         norm_biases=sum(shifts),
         rms=not shifts,
-        gated=gates or any("gate_up" in name for name in tensors),
-        inner_kept=1.5 if gates else 4.0 if any(TRANSPOSED.search(name) for name in tensors) else 1.0,
+        gated=gated,
+        inner_kept=1.5 if gated else 4.0 if any(TRANSPOSED.search(name) for name in tensors) else 1.0,
         heads=hidden / 64,  # not written in tensors; 64 is the commonest width of a head
         writes_scores=kind == "encoder_decoder",
         head=2 * hidden + 2 if kind in ("encoder", "image") else 0,

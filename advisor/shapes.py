@@ -51,7 +51,7 @@ class ModelShape:
         tied: Whether the head of a language model is its token table.
         tokens: Tokens of one image, ``None`` for texts.
         dtype: Type of the stored weights, where a file said so.
-        said_by: Where this was read; "a count of parameters" is a guess.
+        said_by: Where this was read; "a typical model of that count" is a guess.
     """
 
     params: float
@@ -117,21 +117,27 @@ def from_count(params: float, image: bool = False) -> ModelShape:
         hidden = (low + high) / 2
         low, high = (hidden, high) if 12 * hidden**3 / aspect + vocab * hidden < params else (low, hidden)
     layers = hidden / aspect
+    inner = [("mlp_in", hidden, 4 * hidden)] if image else [("mlp_in", hidden, hidden * 8 / 3)] * 2
+    attention = [(role, hidden, hidden) for role in ("query", "key", "value", "attn_out")]
+    every = [*attention, *inner, ("mlp_out", hidden * (4 if image else 8 / 3), hidden)]
+    norms = 2 * layers + 1
     return ModelShape(
         params=params,
         layers=layers,
         hidden=hidden,
         kv=hidden,
-        linears=(
-            *(Linear(role, hidden, hidden, layers) for role in ("query", "key", "value", "attn_out")),
-            *[Linear("mlp_in", hidden, hidden * 8 / 3, layers)] * 2,
-            Linear("mlp_out", hidden * 8 / 3, hidden, layers),
-        ),
+        linears=tuple(Linear(role, inputs, outputs, layers, bias=image) for role, inputs, outputs in every),
         kind="image" if image else "causal",
         vocab=vocab,
         heads=hidden / 64,
-        norms=2 * layers + 1,
-        norm_params=(2 * layers + 1) * hidden,
+        norms=norms,
+        norm_params=norms * hidden,
+        norm_biases=norms * hidden if image else 0,
+        rms=not image,
+        gated=not image,
+        inner_kept=1.0 if image else 1.5,
+        head=2 * hidden + 2 if image else 0,
+        tied=params < 3e9,  # as Llama 3.2 1B and Qwen 2.5 1.5B are, and Llama 3.1 8B and Qwen 2.5 7B are not
         tokens=197 if image else None,  # 224 x 224 in patches of 16, and a class token
-        said_by="a count of parameters",
+        said_by="a typical model of that count",
     )
