@@ -7,7 +7,7 @@ python -m advisor.fit_costs --evaluate results/shipped   leaves each method out,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from typing import Any
 import click
 import numpy as np
 
-from advisor.costs import BACKWARD, CONTEXT, PACKAGED, UPDATE, time_parts
+from advisor.costs import CONTEXT, PACKAGED, UPDATE, time_parts, worse
 from advisor.devices import DEVICES
 from advisor.measured import Row, read
 from sweeper.results import read_store
 from sweeper.spec import Status
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-MEMORY = ("activations", "checkpoints", "adapters", "logits", "runtime")
+LEARNED = ("activations", "checkpoints", "adapters", "logits")
 TIME = ("arithmetic", "memory", "launch", "attached")
 GB = 1e9
 LEAST_FLOPS = 1e11
@@ -35,24 +35,30 @@ SOURCES = {"peft": "peft's rows (L40S)", "own": "own rows (H200)"}
 
 
 @dataclass(frozen=True)
-class Linearised:
+class Formula:
     """Rows as sums of parts with unknown factors, all of them relative to what was measured.
 
     Attributes:
         parts: ``(rows, parts)``.
         fixed: ``(rows,)``, what is taken as it is.
+        counted: ``(rows,)``, that of it which is certain: intervals are of the rest.
+        predict: Factors to predictions, relative to what was measured; ``parts`` and ``fixed`` are its tangent.
         groups: ``(rows,)``, what is left out together.
         weights: ``(rows,)``; a method of a model weighs 1, however many rows it has.
-        prior: The factors before any row was seen.
         known: ``(rows,)``, whether the method has formulas of its own; intervals are made of its kind alone.
+        prior: The factors before any row was seen.
+        whole: Whether intervals hold all rows of 9 in 10 groups, or 9 in 10 rows.
     """
 
     parts: Array
     fixed: Array
+    counted: Array
+    predict: Callable[[Array], Array]
     groups: np.ndarray[Any, Any]
     weights: Array
-    prior: Array
     known: np.ndarray[Any, Any]
+    prior: Array
+    whole: bool
 
     def factors(self, keep: np.ndarray[Any, Any]) -> Array:
         """Return factors of at least 0 with the least squared relative errors on some rows, pulled to the prior."""
@@ -71,8 +77,8 @@ class Linearised:
         return factors
 
     def ratios(self, factors: Array) -> Array:
-        """Return measured over predicted of all rows."""
-        found: Array = 1 / np.maximum(self.parts @ factors + self.fixed, 1e-9)
+        """Return measured over predicted of all rows, of what is not certain."""
+        found: Array = (1 - self.counted) / np.maximum(self.predict(factors) - self.counted, 1e-9)
         return found
 
     def left_out(self, keep: np.ndarray[Any, Any]) -> Array:
@@ -84,65 +90,75 @@ class Linearised:
         return ratios
 
     def intervals(self, ratios: Array, keep: np.ndarray[Any, Any]) -> dict[str, tuple[float, float]]:
-        """Return the range of ratios in which 9 of 10 groups lie whole (conformal over groups, arXiv 1809.07441).
-
-        Of times it is 9 of 10 rows: single runs stray far on a busy machine.
-        """
+        """Return the range of 9 in 10 ratios (conformal over groups, arXiv 1809.07441)."""
         found = {}
         for name, kind in (("known", keep & self.known), ("others", keep & ~self.known)):
-            if not self.fixed.any() and kind.any():
-                low, high = np.quantile(ratios[kind], [(1 - COVERED) / 2, (1 + COVERED) / 2])
-                found[name] = (float(low), float(high))
-                continue
             groups = [ratios[kind & (self.groups == group)] for group in np.unique(self.groups[kind])]
-            at = max(0, int((1 - COVERED) / 2 * (len(groups) + 1)) - 1)
-            lows, highs = sorted(own.min() for own in groups), sorted(own.max() for own in groups)
-            found[name] = (float(lows[at]), float(highs[-1 - at])) if groups else (0.0, float("inf"))
+            if not groups:
+                found[name] = (0.0, float("inf"))
+                continue
+            each = groups if self.whole else [np.array([own]) for own in ratios[kind]]
+            at = max(0, int((1 - COVERED) / 2 * (len(each) + 1)) - 1)
+            lows, highs = sorted(own.min() for own in each), sorted(own.max() for own in each)
+            found[name] = (float(lows[at]), float(highs[-1 - at]))
         return found
 
 
-def memory_of(rows: Sequence[Row], group: str = "method") -> Linearised:
-    """Return the memory of rows; where the update after backward is the worse moment nothing is learned of it."""
-    parts, fixed = [], []
-    for row in rows:
-        own = row.costs.parts
-        backward, update = (sum(own[name] for name in names) for names in (BACKWARD, UPDATE))
-        taken = own["weights"] + own["optimizer"] + CONTEXT
-        if backward > update:
-            parts.append([own.get(name, GB) for name in MEMORY])
-            taken += own["formed"] + own["casts"] + own["head"]
-        else:
-            parts.append([GB if name == "runtime" else 0.0 for name in MEMORY])
-            taken += update
-        fixed.append(taken)
-    prior = np.array([0.0 if name == "runtime" else 1.0 for name in MEMORY])
-    return _relative(
-        rows, np.array(parts), np.array(fixed), np.array([row.memory + CONTEXT for row in rows]), prior, group
+def memory_of(rows: Sequence[Row], group: str = "method") -> Formula:
+    """Return the memory of rows, the device's context included."""
+    measured = np.array([row.memory + CONTEXT for row in rows])
+    every = [row.costs.parts for row in rows]
+    learned = np.array([[own[name] for name in LEARNED] for own in every]) / measured[:, None]
+    taken, update, counted = (
+        np.array([sum(own[name] for name in names) for own in every]) / measured
+        for names in (("formed", "casts", "head"), UPDATE, ("weights", "optimizer"))
     )
 
+    def predict(factors: Array) -> Array:
+        found: Array = worse(learned @ factors[:-1] + taken, update) + counted + (CONTEXT + GB * factors[-1]) / measured
+        return found
 
-def time_of(rows: Sequence[Row], group: str = "method") -> Linearised:
-    """Return the seconds of a step."""
+    prior = np.array([*(1.0 for _ in LEARNED), 0.0])
+    backward = learned.sum(1) + taken
+    slope = (backward / np.maximum(worse(backward, update), 1e-12)) ** 2
+    parts = np.column_stack([learned * slope[:, None], GB / measured])
+    fixed = predict(prior) - parts @ prior
+    return _formula(rows, parts, fixed, counted, predict, prior, group, whole=True)
+
+
+def time_of(rows: Sequence[Row], group: str = "method") -> Formula:
+    """Return the seconds of a step; single runs stray far on a busy machine, and intervals are of rows."""
+    measured = np.array([row.seconds for row in rows])
     beside = sorted({name for row in rows for name in row.beside})
     every = [{**time_parts(row.costs, row.device), **row.beside} for row in rows]
-    parts = np.array([[own.get(name, 0.0) for name in (*TIME, *beside)] for own in every])
+    parts = np.array([[own.get(name, 0.0) for name in (*TIME, *beside)] for own in every]) / measured[:, None]
     prior = np.array([2.0, 2.0, 1e-3, 1e-4, *(100.0 for _ in beside)])
-    return _relative(rows, parts, np.zeros(len(rows)), np.array([row.seconds for row in rows]), prior, group)
+    nothing = np.zeros(len(rows))
+    return _formula(rows, parts, nothing, nothing, lambda factors: parts @ factors, prior, group, whole=False)
 
 
-def _relative(rows: Sequence[Row], parts: Array, fixed: Array, measured: Array, prior: Array, group: str) -> Linearised:
+def _formula(
+    rows: Sequence[Row],
+    parts: Array,
+    fixed: Array,
+    counted: Array,
+    predict: Callable[[Array], Array],
+    prior: Array,
+    group: str,
+    whole: bool,
+) -> Formula:
     pairs = [(row.model, row.method) for row in rows]
     weights = np.array([1 / pairs.count(pair) for pair in pairs])
     groups = np.array([getattr(row, group) for row in rows])
     known = np.array([row.costs.known for row in rows])
-    return Linearised(parts / measured[:, None], fixed / measured, groups, weights, prior, known)
+    return Formula(parts, fixed, counted, predict, groups, weights, known, prior, whole)
 
 
 def fit(folder: Path) -> dict[str, Any]:
     """Return what `advisor.costs` reads."""
     rows = read(folder)
     found: dict[str, Any] = {}
-    for name, table, names in (("memory", memory_of(rows), MEMORY), ("time", time_of(rows), TIME)):
+    for name, table, names in (("memory", memory_of(rows), (*LEARNED, "runtime")), ("time", time_of(rows), TIME)):
         every = np.ones(len(rows), bool)
         ranges = table.intervals(table.left_out(every), every)
         factors = dict(zip(names, (round(float(own), 6) for own in table.factors(every)), strict=False))
@@ -187,17 +203,17 @@ class Judged:
     inside: np.ndarray[Any, Any]
 
 
-def judge(table: Linearised, measured: Array) -> Judged:
+def judge(table: Formula, measured: Array) -> Judged:
     """Leave each group out in turn."""
-    ratios, low, high = (np.empty(len(measured)) for _ in range(3))
+    predicted, low, high = (np.empty(len(measured)) for _ in range(3))
     for group in np.unique(table.groups):
         own = table.groups == group
-        ratios[own] = table.ratios(table.factors(~own))[own]
+        predicted[own] = table.predict(table.factors(~own))[own]
         ranges = table.intervals(table.left_out(~own), ~own)
         for name, kind in (("known", own & table.known), ("others", own & ~table.known)):
             low[kind], high[kind] = ranges[name]
-    predicted = measured / ratios
-    return Judged(measured, predicted, high * predicted, (low <= ratios) & (ratios <= high))
+    low, high = (table.counted + end * (predicted - table.counted) for end in (low, high))
+    return Judged(measured, predicted * measured, high * measured, (low <= 1) & (high >= 1))
 
 
 def evaluate(folder: Path) -> list[dict[str, Any]]:
@@ -235,15 +251,14 @@ def evaluate(folder: Path) -> list[dict[str, Any]]:
 def _shown(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """Yield the figures as lines."""
     for own in found:
-        yield (
-            f"{SOURCES[own['source']]}, {own['left_out']} left out, {own['rows']} rows: memory off by "
-            f"{100 * own['memory_median']:.1f} % (median), {100 * own['memory_p95']:.1f} % (p95), "
-            f"{100 * own['covered']:.0f} % in the interval; time by {100 * own['time_median']:.0f} % and "
-            f"{100 * own['time_p95']:.0f} %"
-        )
+        yield f"{SOURCES[own['source']]}, {own['left_out']} left out, {own['rows']} rows"
+        median, tail, covered = (100 * own[name] for name in ("memory_median", "memory_p95", "covered"))
+        yield f"  memory off by {median:.1f} % (median), {tail:.1f} % (p95); {covered:.0f} % in the 90 % interval"
         each = (f"{own['exceed'][size]} of {own['fits'][size]} at {size} GB" for size in BUDGETS)
-        could = ", ".join(str(own["would_fit"][size]) for size in BUDGETS)
-        yield f"  called fits and exceed: {', '.join(each)}; would have fitted: {could}"
+        yield f"  called fits and exceed: {', '.join(each)}"
+        could = (f"{own['would_fit'][size]} at {size} GB" for size in BUDGETS)
+        yield f"  would have fitted: {', '.join(could)}"
+        yield f"  time off by {100 * own['time_median']:.0f} % (median), {100 * own['time_p95']:.0f} % (p95)"
 
 
 @click.command()
