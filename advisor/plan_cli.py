@@ -87,7 +87,7 @@ def _described(setup: Setup) -> str:
     shape, on = setup.shape, f" on {setup.device.name}" if setup.device else ""
     vocabulary = f", vocabulary {shape.vocab:,.0f}" if shape.vocab else ""
     return (
-        f"{shape.params:,.0f} parameters, by {shape.said_by}: {shape.layers:.0f} blocks {shape.hidden:,.0f} wide"
+        f"{shape.params:,.0f} parameters ({shape.said_by}): {shape.layers:.0f} blocks, {shape.hidden:,.0f} wide"
         f"{vocabulary}\n{setup.memory / GB:.1f} GB{on}; batch {setup.batch_size} x {setup.seq_len} tokens, AdamW"
         f"{', checkpointing' if setup.checkpointing else ''}; {setup.steps:,} steps"
     )
