@@ -216,9 +216,12 @@ def judge(table: Formula, measured: Array) -> Judged:
     return Judged(measured, predicted * measured, high * measured, (low <= 1) & (high >= 1))
 
 
-def evaluate(folder: Path) -> list[dict[str, Any]]:
-    """Return how far off memory and time are: of each source and what was left out, a dict of figures."""
-    rows = read(folder)
+def evaluate(folder: Path, plain: bool = False) -> list[dict[str, Any]]:
+    """Return how far off memory and time are: of each source and what was left out, a dict of figures.
+
+    ``plain`` is as in `advisor.measured.read`.
+    """
+    rows = read(folder, plain)
     found = []
     memory = np.array([row.memory for row in rows])
     for group in ("method", "model"):
@@ -266,11 +269,12 @@ def _shown(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 @click.option(
     "--evaluate", "only", is_flag=True, help="Write nothing: leave methods and models out, and say how far off."
 )
+@click.option("--plain", is_flag=True, help="With --evaluate: take what has no rule of its own for LoRA.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=PACKAGED, help="File to write.")
-def main(folder: Path, only: bool, output: Path) -> None:
+def main(folder: Path, only: bool, plain: bool, output: Path) -> None:
     """Learn the costs' correction from the tables of a results store."""
     if only:
-        for line in _shown(evaluate(folder)):
+        for line in _shown(evaluate(folder, plain)):
             click.echo(line)
         return
     output.write_text(json.dumps(fit(folder), indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from advisor.configs import from_config
 from advisor.costs import Costs, estimate
 from advisor.devices import DEVICES, Device, find_device
 from advisor.shapes import ModelShape
-from advisor.trainable import trained
+from advisor.trainable import is_known, trained
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,20 @@ class Row:
     beside: Mapping[str, float] = field(default_factory=dict)
 
 
-def read(folder: Path) -> list[Row]:
-    """Return the rows of ``cited/peft.csv`` and of ``costs/*.csv`` in a store's folder."""
+def read(folder: Path, plain: bool = False) -> list[Row]:
+    """Return the rows of ``cited/peft.csv`` and of ``costs/*.csv`` in a store's folder.
+
+    Args:
+        folder: The store.
+        plain: Whether methods without a rule of their own are all taken for LoRA.
+    """
     return [
-        *_published(folder / "cited" / "peft.csv"),
+        *_published(folder / "cited" / "peft.csv", plain),
         *(row for f in sorted(folder.glob("costs/*.csv")) for row in _own(f)),
     ]
 
 
-def _published(file: Path) -> Iterable[Row]:
+def _published(file: Path, plain: bool) -> Iterable[Row]:
     for cells in _cells(file):
         own = EXPERIMENTS[cells["backbone"]]
         # A zero is peft's "not used"; what a method trains is given, for not every method's rule is known here.
@@ -99,7 +104,8 @@ def _published(file: Path) -> Iterable[Row]:
             hparams["targets"] = "mlp_in+mlp_out"
         if cells["strategy"] in ("ia3", "beft"):
             hparams["targets"] = {"ia3": "key+value+mlp_out", "beft": "value"}[cells["strategy"]]
-        call = (cells["strategy"], hparams, own.shape, given["batch_size"])
+        strategy = "any" if plain and not is_known(cells["strategy"]) else cells["strategy"]
+        call = (strategy, hparams, own.shape, given["batch_size"])
         checkpointing = bool(given.get("gradient_checkpointing"))
         at_most, mean = (estimate(*call, tokens, "bf16", checkpointing) for tokens in (own.longest, own.mean))
         yield Row(
