@@ -137,9 +137,10 @@ def test_counts_on_flux() -> None:
 def test_counts_are_those_of_the_shipped_trials() -> None:
     seen = {}
     for row in read_store(SHIPPED).results:
-        if row.spec.model == "minilm" and row.spec.task == "film_reviews" and row.status.value == "complete":
+        ours = row.spec.model == "minilm" and row.spec.task == "film_reviews" and row.spec.strategy in STRATEGIES
+        if ours and row.status.value == "complete":
             seen[row.spec.strategy, json.dumps(dict(row.spec.hparams), sort_keys=True)] = row.metrics
-    assert len(seen) >= 15
+    assert len({strategy for strategy, _ in seen}) >= 12
     for (strategy, hparams), metrics in seen.items():
         found = trained(strategy, json.loads(hparams), MINI)
         assert found.params == metrics["trainable_params"], (strategy, hparams)
