@@ -11,6 +11,7 @@ import click
 
 from advisor.evidence import PACKAGED, load
 from advisor.first import OWN
+from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
 from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, parse_bytes, parse_count
@@ -28,6 +29,9 @@ def cli() -> None:
     advisor recommend --model-params 40k --n-train 100 --modality image --task-different
     advisor fit                          learn from the trials in results/
     """
+
+
+cli.add_command(plan_command)
 
 
 @cli.command()

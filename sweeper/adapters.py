@@ -26,7 +26,8 @@ from sweeper.adapter_card import card
 from sweeper.adapter_facts import Facts, facts_of, fingerprint
 from sweeper.members import member_of
 from sweeper.models.base import LoadedModel
-from sweeper.safe_file import SafeTensors, check_names, new_folder, parse_object, read_json
+from sweeper.safe_file import SafeTensors, check_names, new_folder
+from sweeper.safe_json import parse_object, read_json
 from sweeper.spec import TrialResult
 from sweeper.strategies import Strategy, find_strategy
 from sweeper.suggest import no_such

@@ -27,8 +27,10 @@ LIGHT = {
     "sweeper.diagnose",
     "sweeper.search",
     "sweeper.early_stop",
+    "sweeper.safe_json",
 }
-ADVICE = {f"advisor.{name}" for name in ("situation", "rules", "evidence", "recommend", "report", "first")}
+COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan", "plan_cli")
+ADVICE = {f"advisor.{name}" for name in ("situation", "rules", "evidence", "recommend", "report", "first", *COSTS)}
 
 # Module (or package, with a trailing dot) -> project modules that it may import at its top. What is not
 # named here may import anything below it; the first entry that fits counts.
@@ -38,6 +40,9 @@ MAY_IMPORT = {
     **dict.fromkeys(ADVICE, ADVICE | LIGHT),
     "sweeper.summary": LIGHT,
     "advisor.fit": ADVICE | LIGHT | {"sweeper.summary"},
+    "advisor.measured": ADVICE,
+    "advisor.fit_costs": ADVICE | LIGHT | {"advisor.measured"},
+    "advisor.measure_costs": {"sweeper.models.huggingface"},
     "advisor.table": {"sweeper.results", "sweeper.spec"},
     "advisor.likeness": set(),
     "advisor.gaussian": {"advisor.likeness"},
@@ -186,6 +191,7 @@ def test_imports_follow_the_table(name: str) -> None:
     [
         "from advisor.cli import cli; cli(['recommend', '--large-model', '--compute', 'low'], standalone_mode=False)",
         "from advisor.cli import cli; cli(['recommend', '--format', 'json'], standalone_mode=False)",
+        "from advisor.cli import cli; cli(['plan', '--model-params', '7B', '--device', 'l4'], standalone_mode=False)",
         "from sweeper.cli import cli; cli(['--help'], standalone_mode=False)",
         "import sweeper",
     ],
