@@ -196,3 +196,8 @@ def _bullet(text: str, indent: int = 2, mark: str = "-") -> Sequence[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def bullet(text: str) -> Sequence[str]:
+    """Return a point of an answer as lines, at most 100 columns wide."""
+    return _bullet(text)
