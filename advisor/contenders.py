@@ -50,17 +50,17 @@ def contenders(answer: Recommendation, place: Place, most: int = MOST) -> tuple[
     """
     ranked = {candidate.strategy: candidate for candidate in answer.candidates}
     wanted = [*(name for name, own in ranked.items() if own.by_rules), "full"]
-    others = [name for name in (*ranked, *RIVALS) if name not in wanted]
-    chosen = {*wanted, *others[: max(0, most - len({*wanted}))]} if ranked else {*RIVALS}
-    if len(chosen) < LEAST:
-        chosen.update(RIVALS)
-    found, left_out = [], {}
-    for name in sorted(chosen, key=[*ranked, *RIVALS].index):
+    found: list[Contender] = []
+    left_out: dict[str, str] = {}
+    for name in dict.fromkeys((*wanted, *ranked, *RIVALS)):
+        if len(found) >= most or (len(found) >= LEAST and name not in ranked):
+            break
         try:
             found.append(_contender(name, ranked.get(name), place))
         except ValueError as error:  # also a strategy of a package that is not here
             left_out[name] = str(error)
-    return found, left_out
+    order = [*ranked, *RIVALS]
+    return sorted(found, key=lambda own: order.index(own.strategy)), left_out
 
 
 def _contender(name: str, candidate: Candidate | None, place: Place) -> Contender:

@@ -158,6 +158,10 @@ class Measured:
         enough = [frozenset(s.seeds) for s in self.settings if len(s.seeds) >= MIN_SEEDS]
         return frozenset.intersection(*enough) if enough else frozenset()
 
+    def weight(self) -> tuple[bool, int]:
+        """Return what makes one of two equally near situations count: enough seeds, then a longer budget."""
+        return bool(self.shared_seeds()), self.steps
+
     def best(self, strategy: str) -> Setting:
         """Return a strategy's setting with the fewest trainable parameters among those that tie with its best."""
         return self._order([s for s in self.settings if s.strategy == strategy])[0]

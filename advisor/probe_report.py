@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advisor.evidence import Measured
+from advisor.probe import Probed
+from advisor.race import SEEDS
 from advisor.recommend import Recommendation
 from advisor.report import as_json as answer_as_json
 from advisor.report import as_text as answer_as_text
 from advisor.report import bullet
+from sweeper.own_data import FROM_SCRATCH
 from sweeper.summary import SIMILAR_FROM
-
-if TYPE_CHECKING:
-    from advisor.probe import Probed
 
 FACTS = {"knn_score": "k-NN", "probe_score": "a linear probe", "chance_score": "chance", "logme": "LogME"}
 
@@ -60,9 +60,10 @@ def _measured(found: Probed) -> Iterator[str]:
         if key in found.facts
     ]
     if found.transfer is not None:
+        scratch = " (there was none: its weights are random)" if found.place.model in FROM_SCRATCH else ""
         yield (
             f"frozen features of {found.place.model} go {100 * found.transfer:.0f} % of the way from chance to perfect "
-            f"({', '.join(scores)}): {'similar to' if found.similar else 'different from'} pretraining, by the rule "
+            f"({', '.join(scores)}): a task {_similar(found.similar)} pretraining{scratch}, by the rule "
             f"of thumb that {100 * SIMILAR_FROM:.0f} % is similar"
         )
     for own in found.rounds:
@@ -84,35 +85,44 @@ def settled(found: Probed) -> list[str]:
     before, after = found.before, found.after
     lines = []
     if before.situation.similar is None and after.situation.similar is not None:
-        lines.append(f"how the task stands to pretraining: was open, is now {_similar(after.situation.similar)}")
+        lines.append(f"a task {_similar(after.situation.similar)} pretraining: that was open")
     elif found.similar is not None and before.situation.similar != found.similar:
-        lines.append(
-            f"you say {_similar(before.situation.similar)}, and frozen features look {_similar(found.similar)}: taken "
-            "as you say"
-        )
+        said = _similar(before.situation.similar)
+        lines.append(f"you say a task {said} pretraining, frozen features say the opposite: taken as you say")
     lines.append(f"the answer rested on {_rested(before)}, and rests now on {_rested(after)}")
     if before.candidates and after.candidates:
         first, now = before.candidates[0].strategy, after.candidates[0].strategy
         lines.append(f"the choice: {now}, as before" if first == now else f"the choice: was {first}, is now {now}")
     nearest, was = _nearest(after), _nearest(before)
-    raced = {score.strategy for score in found.rounds[-1].scores}
-    first, *others = (own.strategy for own in nearest.ranked() if own.strategy in raced) if nearest else ("",)
-    if nearest is None or not others:
+    if found.deciding is None:
+        lines.append("nothing more: no two strategies have a second seed; a longer --probe goes on from these trials")
         return lines
+    raced = {score.strategy for score in found.deciding.scores}
+    ranked = [own.strategy for own in nearest.ranked() if own.strategy in raced] if nearest else []
+    if nearest is None or len(ranked) < 2:
+        return lines
+    first, *others = ranked
     for other in others:
         where = f" on {was.task}" if was is not None and was.task != nearest.task else ""
         lines.append(f"{first} - {other}: {_lead(was, first, other)} before{where}, {_lead(nearest, first, other)} now")
     unsettled = [other for other in others if not _is_settled(nearest, first, other)]
     if unsettled:
+        more = "" if _is_through(found) else "a longer --probe goes on from these trials; "
         lines.append(
-            f"still open: {first} or {' or '.join(unsettled)}; a longer --probe goes on from these trials, and "
-            "`advisor next` names the trials that would settle it"
+            f"still open: {first} or {' or '.join(unsettled)}; {more}after `advisor fit`, `advisor next` names the "
+            "trials that would settle it"
         )
     return lines
 
 
+def _is_through(found: Probed) -> bool:
+    """Return whether the last round had all steps and all seeds."""
+    last = found.deciding
+    return last is not None and last.steps >= found.place.steps and all(score.seeds >= SEEDS for score in last.scores)
+
+
 def _similar(value: bool | None) -> str:
-    return "similar" if value else "different"
+    return "similar to" if value else "different from"
 
 
 def _rested(answer: Recommendation) -> str:

@@ -75,7 +75,7 @@ def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
     """
     verdicts = decide(situation)
     comparable = sorted(
-        (m for m in fitted.situations if m.fits(situation)),
+        sorted((m for m in fitted.situations if m.fits(situation)), key=Measured.weight, reverse=True),
         key=lambda m: (not m.is_near(situation), m.distance(situation)),
     )
     nearest = next(iter(comparable), None)
