@@ -88,21 +88,23 @@ def _contender(name: str, candidate: Candidate | None, place: Place) -> Contende
 
 
 def rates_around(candidate: Candidate | None, space: Sequence[float]) -> tuple[float, ...]:
-    """Return up to three learning rates: one that trials advise and its neighbours, else the middle of the space first.
+    """Return up to three learning rates: what trials advise and its neighbours, else the middle of the space first.
 
-    Rates of the literature are of large models and long runs; here they only say where in the space to begin, if at
-    all in it.
+    A rate outside the space comes second, behind the nearest in it: it is of another model. Rates of the literature
+    are of large models and long runs, and count only inside.
     """
     advised = candidate.settings.get("lr") if candidate else None
     measured = candidate is not None and candidate.estimate is not None
-    if advised is None or not (measured or min(space) <= advised <= max(space)):
-        advised = sorted(space)[len(space) // 2]
+    inside = advised is not None and min(space) <= advised <= max(space)
+    if advised is None or not (measured or inside):
+        advised, inside = sorted(space)[len(space) // 2], True
 
     def far(rate: float) -> float:
         return abs(math.log10(rate / advised))
 
     others = sorted((rate for rate in space if far(rate) > SAME_RATE), key=lambda rate: (far(rate), rate))
-    return (float(advised), *map(float, others))[:RATES]
+    order = [advised, *others] if inside else [others[0], advised, *others[1:]]
+    return tuple(map(float, order))[:RATES]
 
 
 def _ever_smaller(strategy: type[Strategy], hparams: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -216,7 +216,7 @@ def _grid(
     """Return the grid of the likeliest strategies at their learning rates, all with equal steps."""
     field, left_out = contenders(answer, place, GRID_STRATEGIES)
     if not field:
-        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+        raise ValueError("; ".join(dict.fromkeys(left_out.values())))
     lines = [f"{why[:1].upper()}{why[1:]} These trials would settle which of {len(field)} strategies to take:"]
     entries = []
     for own in field:

@@ -55,9 +55,12 @@ class Pace:
 
     def learn(self, pack: Sequence[TrialSpec], seconds: float, training: float) -> None:
         """Hear what a pack took, and how much of it was training."""
-        run = Run(len(pack), pack[0].train.steps, training, max(0.0, seconds - training))
-        self.runs.setdefault(pack[0].strategy, []).append(run)
+        rest = max(0.0, seconds - training)
+        if pack[0].seed not in self.seeds and self.runs:
+            usual = min(rest, self._rest(len(pack)))
+            self.new_seed, rest = rest - usual, usual
         self.seeds.add(pack[0].seed)
+        self.runs.setdefault(pack[0].strategy, []).append(Run(len(pack), pack[0].train.steps, training, rest))
 
     def expect(self, specs: Sequence[TrialSpec]) -> float:
         """Return how long trials are expected to take."""
@@ -65,13 +68,20 @@ class Pace:
         return DOUBT * (len(seeds) * self.new_seed + sum(map(self._pack, make_packs(specs, len(specs) or 1))))
 
     def _pack(self, pack: Sequence[TrialSpec]) -> float:
-        # The median, since the first pack of a process pays for what is loaded once.
         known = self.runs.get(pack[0].strategy)
-        runs = known or [run for own in self.runs.values() for run in own] or [self.first]
         members, steps = len(pack), pack[0].train.steps
-        step = statistics.median(run.training / (run.members * run.steps) for run in runs)
-        rest = statistics.median(run.rest * max(1.0, members / run.members) for run in runs)
-        return (1.0 if known else UNKNOWN) * (step * steps * members + rest)
+        step = statistics.median(run.training / (run.members * run.steps) for run in known or self._everything())
+        return self._rest(members) + (1.0 if known else UNKNOWN) * step * steps * members
+
+    def _rest(self, members: int) -> float:
+        """Return what a pack takes beside training, which hardly depends on the strategy.
+
+        The lower median, for the first pack of a process pays for what is loaded once.
+        """
+        return statistics.median_low(run.rest * max(1.0, members / run.members) for run in self._everything())
+
+    def _everything(self) -> list[Run]:
+        return [run for own in self.runs.values() for run in own] or [self.first]
 
 
 class Runner:

@@ -72,6 +72,11 @@ def _measured(found: Probed) -> Iterator[str]:
             for score in own.scores
         ]
         yield f"{own.trials} trials of {own.steps} steps: {', '.join(shown) or 'none complete'} on validation"
+    if found.deciding is not None and found.deciding.steps < found.place.steps:
+        yield (
+            f"that is {found.deciding.steps} of the {found.place.steps} steps that suit these rows: short trials "
+            "favour what learns fast"
+        )
     for name, reason in found.left_out.items():
         yield f"left out: {name}: {reason}"
 

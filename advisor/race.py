@@ -154,6 +154,8 @@ class Race:
                 if not self.runner.run(trials):
                     break
                 ran += trials
+                if seed + 1 >= LEAST_SEEDS and self._plan(field, before) is not None:
+                    break  # more steps tell more than more seeds of few
             if ran:
                 order = [score.strategy for score in self._note(before, ran)]
                 field = sorted(
