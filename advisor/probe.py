@@ -36,7 +36,8 @@ class Probed:
         facts: Of the rows and of the model as loaded (`sweeper.facts`).
         transfer: How far frozen features go from chance to perfect (`sweeper.summary.transfer_of`).
         similar: Whether that counts as similar to pretraining; ``None`` where it cannot be told.
-        deciding: The round that the second answer rests on, if any has more than one seed.
+        deciding: The round that the second answer rests on.
+        undecided: Why there is none.
         left_out: Strategy -> why it was not tried, or not to the end.
         ran: Trials that were run; others were in the store already.
     """
@@ -49,6 +50,7 @@ class Probed:
     similar: bool | None
     rounds: list[Round]
     deciding: Round | None
+    undecided: str
     left_out: Mapping[str, str]
     ran: int
     seconds: float
@@ -87,7 +89,8 @@ def probe(
     found = transfer_of(facts)
     similar = None if found is None else found >= SIMILAR_FROM
     known = situation if situation.similar is not None else replace(situation, similar=similar)
-    field, left_out = contenders(recommend(known, fitted), place)
+    first = recommend(known, fitted)
+    field, left_out = contenders(first, place)
     runner = Runner(store, pace, begun + budget, clock)
     race = Race(place, runner, say, left_out)
     _check_time(race, field, budget, clock() - begun)
@@ -96,7 +99,9 @@ def probe(
     if not any(round_.scores for round_ in race.rounds):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise TooShortError(f"no trial of {place.model} on {own.data} came to its end within {budget:g} s ({reasons})")
-    after = recommend(known, _with(fitted, race, store))
+    frozen = max((facts[name] for name in ("knn_score", "probe_score") if name in facts), default=None)
+    deciding, undecided = race.deciding(first.spoke == "evidence", frozen)
+    after = first if deciding is None else recommend(known, _with(fitted, place, deciding.steps, store))
     return Probed(
         place=place,
         before=before,
@@ -105,7 +110,8 @@ def probe(
         transfer=found,
         similar=similar,
         rounds=race.rounds,
-        deciding=race.deciding(),
+        deciding=deciding,
+        undecided=undecided,
         left_out=left_out,
         ran=runner.ran,
         seconds=clock() - begun,
@@ -126,12 +132,9 @@ def _check_time(race: Race, field: Sequence[Contender], budget: float, spent: fl
         )
 
 
-def _with(fitted: Fitted, race: Race, store: ResultsStore) -> Fitted:
-    """Return what is known from elsewhere together with the round that decides, which comes first."""
-    deciding = race.deciding()
-    if deciding is None:
-        return fitted
-    contents, same = store.read(), (race.place.model, race.place.task, race.place.n_train, deciding.steps)
+def _with(fitted: Fitted, place: Place, steps: int, store: ResultsStore) -> Fitted:
+    """Return what is known from elsewhere together with the trials of so many steps in a place, which come first."""
+    contents, same = store.read(), (place.model, place.task, place.n_train, steps)
     here = [
         row
         for row in contents.results

@@ -47,6 +47,7 @@ def as_json(found: Probed) -> dict[str, Any]:
             "similar": found.similar,
             "rounds": [asdict(own) for own in found.rounds],
             "left_out": dict(found.left_out),
+            "deciding_steps": found.deciding.steps if found.deciding else None,
             "settled": settled(found),
             "before": {"spoke": found.before.spoke, "strategies": [c.strategy for c in found.before.candidates]},
         },
@@ -100,7 +101,7 @@ def settled(found: Probed) -> list[str]:
         lines.append(f"the choice: {now}, as before" if first == now else f"the choice: was {first}, is now {now}")
     nearest, was = _nearest(after), _nearest(before)
     if found.deciding is None:
-        lines.append("nothing more: no two strategies have a second seed; a longer --probe goes on from these trials")
+        lines.append(f"nothing by trials: {found.undecided}; a longer --probe goes on from these")
         return lines
     raced = {score.strategy for score in found.deciding.scores}
     ranked = [own.strategy for own in nearest.ranked() if own.strategy in raced] if nearest else []

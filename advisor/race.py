@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advisor.contenders import Contender
+from advisor.evidence import TIE
 from advisor.own import Place
 from advisor.pace import Runner
 from sweeper.spec import Status, TrialSpec
@@ -18,7 +19,8 @@ from sweeper.spec import Status, TrialSpec
 FIRST_SHARE = 0.4
 """Of the time, for the round with all candidates."""
 ETA = 3
-LEAST_STEPS = 5
+LEAST_STEPS = 10
+"""Of a round that is not the longest: in fewer, hardly anything is learned."""
 MOST_FINALISTS, FEWEST_FINALISTS = 3, 2
 SEEDS, LEAST_SEEDS, FEWEST_SEEDS = 5, 3, 2
 """Of the last round: at most, what it is planned for, and what is better than nothing."""
@@ -64,7 +66,7 @@ class Race:
     def steps(self) -> list[int]:
         """The steps of the rounds, fewest first."""
         full = self.place.steps
-        return sorted({max(min(LEAST_STEPS, full), full // ETA**2), max(min(LEAST_STEPS, full), full // ETA), full})
+        return [*(n for n in (full // ETA**2, full // ETA) if n >= LEAST_STEPS), full]
 
     def all_with_few_steps(self, field: Sequence[Contender]) -> list[Contender]:
         """Run every contender at its first rate, then at its others as the time allows; return the better half."""
@@ -174,10 +176,23 @@ class Race:
                 return steps, size
         return None
 
-    def deciding(self) -> Round | None:
-        """Return what an answer may rest on: the last round with enough seeds, else with two; one decides nothing."""
-        for least in (LEAST_SEEDS, FEWEST_SEEDS):
-            for own in reversed(self.rounds):
-                if max((score.seeds for score in own.scores), default=0) >= least:
-                    return own
-        return None
+    def deciding(self, near_before: bool, frozen: float | None) -> tuple[Round | None, str]:
+        """Return the round that an answer may rest on, the last that has what it takes; if none has, the reason.
+
+        Args:
+            near_before: Whether near trials spoke before: two seeds do not overrule these.
+            frozen: What frozen features score by themselves. Short trials that end below have not begun to tell.
+        """
+        least = LEAST_SEEDS if near_before else FEWEST_SEEDS
+        rounds = [own for own in self.rounds if max((score.seeds for score in own.scores), default=0) >= least]
+        if not rounds:
+            return None, f"no strategy has {least} seeds"
+        best = 0.0
+        for own in sorted(rounds, key=lambda own: (own.scores[0].seeds >= LEAST_SEEDS, own.steps), reverse=True):
+            best = max(score.valid for score in own.scores)
+            if own.steps >= self.place.steps or frozen is None or best >= frozen - TIE:
+                return own, ""
+        return None, (
+            f"the best trial of {own.steps} of {self.place.steps} steps, {100 * best:.1f} on validation, is below what "
+            f"frozen features score, {100 * (frozen or 0.0):.1f}: so few steps do not tell yet"
+        )

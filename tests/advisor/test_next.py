@@ -152,7 +152,7 @@ def test_own_rows_give_a_grid_that_launches(ask: Asking, called: Called, place: 
 
 
 def test_rows_that_stand_in_launch_too(ask: Asking, called: Called) -> None:  # noqa: F811
-    situation = ("--model-params", "40M", "--n-train", "80", "--modality", "image")
+    situation = ("--model-params", "40k", "--n-train", "80", "--modality", "image")
     code, out, _ = ask("next", *situation, "--format", "json")
     assert code == 0
     content = json.loads(out)
