@@ -94,8 +94,8 @@ def probe(
     runner = Runner(store, pace, begun + budget, clock)
     race = Race(place, runner, say, left_out)
     _check_time(race, field, budget, clock() - begun)
-    better = race.all_with_few_steps(field)
-    race.best_on_seeds(race.half_with_more_steps(better))
+    better = race.half_with_more_steps(race.all_with_few_steps(field))
+    race.best_on_seeds(better, [own for own in field if own not in better])
     if not any(round_.scores for round_ in race.rounds):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise TooShortError(f"no trial of {place.model} on {own.data} came to its end within {budget:g} s ({reasons})")

@@ -60,7 +60,7 @@ class Race:
     left_out: dict[str, str]
     rounds: list[Round] = field(default_factory=list)
     rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Strategy -> its learning rates in the round before, the best first."""
+    """Strategy -> its learning rates in the last round that it was in, the best first."""
 
     @property
     def steps(self) -> list[int]:
@@ -124,10 +124,11 @@ class Race:
                 self.left_out[trial.strategy] = f"{row.status}: {row.error}"
         means = {key: (len(own), sum(own) / len(own)) for key, own in of.items()}
         order = sorted(means, key=lambda key: means[key], reverse=True)
-        self.rates = {name: tuple(lr for own, lr in order if own == name) for name, _ in order}
-        for name in self.rates:
+        rates = {name: tuple(lr for own, lr in order if own == name) for name, _ in order}
+        self.rates.update(rates)
+        for name in rates:
             self.left_out.pop(name, None)
-        best = [(name, self.rates[name][0]) for name in self.rates]
+        best = [(name, own[0]) for name, own in rates.items()]
         best.sort(key=lambda key: means[key][1], reverse=True)
         scores = [Score(name, hparams[name], lr, means[name, lr][1], means[name, lr][0]) for name, lr in best]
         self.rounds.append(Round(steps, len(trials), scores))
@@ -145,8 +146,11 @@ class Race:
             for trial in own.trials(self.place, steps, seed, self.rates.get(own.strategy, own.rates)[:1])
         ]
 
-    def best_on_seeds(self, field: Sequence[Contender]) -> None:
-        """Run the best on several seeds, with as many steps as the time allows; again with more if it allows that."""
+    def best_on_seeds(self, field: Sequence[Contender], others: Sequence[Contender]) -> None:
+        """Run the best on several seeds, with as many steps as the time allows; again with more if it allows that.
+
+        What time is left then goes to those that fell behind before: they had fewer steps to show what they can.
+        """
         before = 0
         while (plan := self._plan(field, before)) is not None:
             before, size = plan
@@ -158,6 +162,12 @@ class Race:
                 ran += trials
                 if seed + 1 >= LEAST_SEEDS and self._plan(field, before) is not None:
                     break  # more steps tell more than more seeds of few
+            if ran and before == self.place.steps:
+                seeds = {trial.seed for trial in ran}
+                for own in others:
+                    trials = self.last([own], before, seeds)
+                    if self.runner.run(trials):
+                        ran += trials
             if ran:
                 order = [score.strategy for score in self._note(before, ran)]
                 field = sorted(
