@@ -5,6 +5,7 @@ The second answer rests on the trials of one round alone (`advisor.race`): those
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from advisor.contenders import Contender, contenders
 from advisor.evidence import Fitted
 from advisor.fit import fit
 from advisor.own import OwnRows, Place
-from advisor.pace import Runner, look
+from advisor.pace import DOUBT, UNKNOWN, Runner, look
 from advisor.race import FEWEST_FINALISTS, FEWEST_SEEDS, Race, Round
 from advisor.recommend import Recommendation, recommend
 from advisor.situation import Situation
@@ -121,14 +122,16 @@ def probe(
 
 
 def _check_time(race: Race, field: Sequence[Contender], budget: float, spent: float) -> None:
-    """Raise TooShortError where two strategies cannot be compared on two seeds in the time."""
-    fewest = race.last(field[:FEWEST_FINALISTS], race.steps[0], range(FEWEST_SEEDS))
-    needed = race.runner.expect(fewest)
-    if needed > race.runner.left():
+    """Raise TooShortError where two strategies cannot be compared on two seeds in the time, by a first guess.
+
+    The guess has room for doubt; here it is taken without, for the first trials tell better.
+    """
+    needed = race.runner.expect(race.last(field[:FEWEST_FINALISTS], race.steps[0], range(FEWEST_SEEDS)))
+    if needed / (DOUBT * UNKNOWN) > race.runner.left():
         names = " and ".join(own.strategy for own in field[:FEWEST_FINALISTS])
         raise TooShortError(
             f"--probe {budget:g}s is too short: comparing {names} with {race.place.model} takes about "
-            f"{spent + needed:.0f} s here. --probe {max(1, round(1.5 * (spent + needed)))}s"
+            f"{spent + needed:.0f} s here. --probe {math.ceil(spent + 1.5 * needed)}s"
         )
 
 

@@ -95,11 +95,12 @@ def settled(found: Probed) -> list[str]:
     elif found.similar is not None and before.situation.similar != found.similar:
         said = _similar(before.situation.similar)
         lines.append(f"you say a task {said} pretraining, frozen features say the opposite: taken as you say")
-    lines.append(f"the answer rested on {_rested(before)}, and rests now on {_rested(after)}")
+    was, now = _rested(before), _rested(after)
+    lines.append(f"the answer rests on {now}, as before" if was == now else f"the answer rested on {was}, now on {now}")
     if before.candidates and after.candidates:
-        first, now = before.candidates[0].strategy, after.candidates[0].strategy
-        lines.append(f"the choice: {now}, as before" if first == now else f"the choice: was {first}, is now {now}")
-    nearest, was = _nearest(after), _nearest(before)
+        was, now = before.candidates[0].strategy, after.candidates[0].strategy
+        lines.append(f"the choice: {now}, as before" if was == now else f"the choice: was {was}, is now {now}")
+    nearest, earlier = _nearest(after), _nearest(before)
     if found.deciding is None:
         lines.append(f"nothing by trials: {found.undecided}; a longer --probe goes on from these")
         return lines
@@ -109,8 +110,10 @@ def settled(found: Probed) -> list[str]:
         return lines
     first, *others = ranked
     for other in others:
-        where = f" on {was.task}" if was is not None and was.task != nearest.task else ""
-        lines.append(f"{first} - {other}: {_lead(was, first, other)} before{where}, {_lead(nearest, first, other)} now")
+        where = f" on {earlier.task}" if earlier is not None and earlier.task != nearest.task else ""
+        lines.append(
+            f"{first} - {other}: {_lead(earlier, first, other)} before{where}, {_lead(nearest, first, other)} now"
+        )
     unsettled = [other for other in others if not _is_settled(nearest, first, other)]
     if unsettled:
         more = "" if _is_through(found) else "a longer --probe goes on from these trials; "

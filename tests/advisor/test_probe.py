@@ -184,6 +184,13 @@ def test_a_probe_answers_from_trials_on_the_rows_themselves(ask: Asking, called:
     assert ask("fit")[0] == 0
     code, out, _ = ask("recommend", "--data", "it.csv", "--task-different", "--format", "json")
     assert json.loads(out)["candidates"] == found["candidates"]
+    # And what is still open is more seeds of these very trials, as a grid that launches.
+    code, out, _ = ask("next", "--data", "it.csv", "--output", "next.toml")
+    assert code == 0
+    assert f"Near trials (mlp on {measured['task']}, {N_TRAIN} rows, {STEPS} steps) leave the lead open:" in out
+    code, out, err = called("launch", "--grid", "next.toml", "--dry-run", "--format", "json")
+    assert code == 0, err
+    assert min(trial["seed"] for trial in json.loads(out)["trials"]) == 5
 
 
 def test_the_second_answer_is_nearer_and_says_what_was_settled(without_haste: Probed) -> None:
@@ -196,7 +203,7 @@ def test_the_second_answer_is_nearer_and_says_what_was_settled(without_haste: Pr
     text = " ".join(as_text(found).split())
     lines = settled(found)
     assert lines[0] == "a task different from pretraining: that was open"
-    assert "the answer rested on rules that lacked an answer, and rests now on trials of mlp on own:it-" in text
+    assert "the answer rested on rules that lacked an answer, now on trials of mlp on own:it-" in text
     first, second = nearest.ranked()[:2]
     gap = first.ahead_of(second)
     assert gap is not None
