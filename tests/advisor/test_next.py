@@ -16,6 +16,7 @@ from scipy import stats
 from advisor.evidence import Fitted, Setting, t_quantile
 from advisor.fit import fit, write
 from advisor.next_trials import MOST_SEEDS, next_trials, seeds_to_settle, to_toml
+from advisor.own import read
 from advisor.recommend import recommend
 from advisor.situation import Situation
 from sweeper.grid import load_grid
@@ -149,6 +150,27 @@ def test_own_rows_give_a_grid_that_launches(ask: Asking, called: Called, place: 
     assert (code, out) == (2, "")
     assert "is there already" in err
     assert (place / file).read_text() == before
+
+
+def test_trials_of_own_rows_get_more_seeds(called: Called, place: Path) -> None:
+    own = read("it.csv", None, {"label_column": "kind"})
+    (measured,) = fitted(
+        *rows_of("full", [0.80, 0.82, 0.84]), *rows_of("partial_unfreeze", [0.80, 0.80, 0.80])
+    ).situations
+    here = replace(
+        measured,
+        model=own.place.model,
+        task=own.place.task,
+        n_train=own.n_train,
+        model_params=own.model_params,
+        modality="tabular",
+        similar=None,
+    )
+    situation = Situation(model_params=own.model_params, n_train=own.n_train, modality="tabular")
+    (place / "next.toml").write_text(to_toml(next_trials(recommend(situation, Fitted(6, "", [here])), own)))
+    code, out, err = called("launch", "--grid", "next.toml", "--dry-run")
+    assert code == 0, err
+    assert out.count(f"new  mlp {own.place.task} n_train={own.n_train} ") == 2 * 4
 
 
 def test_rows_that_stand_in_launch_too(ask: Asking, called: Called) -> None:  # noqa: F811
