@@ -263,6 +263,18 @@ def test_no_trial_starts_that_is_not_expected_to_end_in_time(budget: float, monk
     assert len(tried) == found.ran
 
 
+def test_what_is_not_expected_to_end_in_time_does_not_start() -> None:
+    own = rows()
+    store = ResultsStore("results", create=True)
+    trials = [own.place.trial("full", {}, lr, steps=10) for lr in (1e-3, 1e-2)]
+    runner = Runner(store, Pace(first_step=1.0, first_rest=1.0, new_seed=0.0), 30.0, Steady(0.0))
+    assert runner.expect(trials[:1]) == pytest.approx(DOUBT * (1.5 * 10 + 1))
+    assert not runner.run(trials), "all or nothing"
+    assert not store.read().results
+    assert runner.run(trials[:1])
+    assert len(store.read().results) == 1
+
+
 def test_what_is_training_when_the_time_is_up_is_stopped() -> None:
     own = rows()
     store = ResultsStore("results", create=True)
