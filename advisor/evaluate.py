@@ -1,36 +1,32 @@
 """How good the advice is on what it has not seen: whole groups (tasks, as a rule) left out, one after the other.
 
-Everything that is chosen for a group, bandwidths included, is chosen without it.
+Everything that is chosen for a group (variances, whether to trust them, widths of intervals) is chosen without it, and
+without the other groups of its fold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from advisor.kernel import (
-    BANDWIDTHS,
-    PLAIN,
-    Array,
-    Bandwidth,
-    Sums,
-    Table,
-    names,
-    plain_name,
-    situation_distances,
-    sums,
-)
+from advisor.gaussian import Process, learned_variances, targets, thinned
+from advisor.likeness import Array, Codes, Likeness, Switches, coded, plain_name, renumbered, setting_text
 from advisor.rules import decide
 from advisor.situation import Situation
-from advisor.table import points, situations
+from advisor.table import names_of, points, situations
 
-LEAST_GROUPS = 8
-"""Sources with fewer groups than this choose no bandwidth and have no interval of their own."""
+LEAST_GROUPS = 6
+"""Where fewer groups are left to learn from, nothing is chosen by leaving one out, and the single best is advised."""
+FOLDS = 10
+MOST_OTHERS = 300
+"""Rows of other sources that are taken along."""
+MARGIN = 1.64
+"""Standard errors by which what is learned must beat the single best, or the single best is advised."""
 BEST_OF = (1, 3, 5, 20, 100)
 RESAMPLES = 1_000
 
@@ -40,9 +36,9 @@ class Judged:
     """One situation that was left out.
 
     Attributes:
-        losses: Points below the best of the situation, in the order of the advice, the best first.
+        losses: Points below the best of the situation, in the order in which the advice would try them.
         predicted: What was predicted of them.
-        three: Loss of the best of three that were chosen to make up for one another.
+        learned: Whether the order is what was learned; else the single best comes first.
         sbs, rule, random: Loss of the single best candidate of the rest, of the rules, of a random candidate.
         covered: Share of the candidates whose score lay in its 90 % interval.
     """
@@ -51,11 +47,64 @@ class Judged:
     group: int
     losses: Array
     predicted: Array
-    three: float
+    learned: bool
     sbs: float
     rule: float
     random: float
     covered: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Candidates in situations: one row for each.
+
+    Attributes:
+        rows: The columns of `advisor.table`.
+        situation, group, candidate, strategy: Numbers of each row's situation, of what is left out together, of its
+            strategy with settings, and of its strategy alone.
+        loss: Points below the best of the situation.
+        score: In points.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    situation: Codes
+    group: Codes
+    candidate: Codes
+    strategy: Codes
+    loss: Array
+    score: Array
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, group_by: Sequence[str]) -> Table:
+        """Return the table of a frame with a row for each candidate; situations with one candidate are left out.
+
+        Raises:
+            ValueError: what is to be left out together differs within a situation.
+        """
+        places = situations(frame)
+        frame = frame[places.groupby(places).transform("size") > 1].reset_index(drop=True)
+        places = situations(frame)
+        group = pd.Series(["|".join(map(str, own)) for own in frame[list(group_by)].itertuples(index=False)], dtype=str)
+        if len(frame) and (group.groupby(places).transform("nunique") > 1).any():
+            raise ValueError(f"{', '.join(group_by)} differs within a situation (source, task, n_train, backbone)")
+        loss = frame.groupby(places)["score"].transform("max") - frame["score"]
+        rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+        return cls(
+            rows,
+            coded(places.tolist())[1],
+            coded(group.tolist())[1],
+            coded([setting_text(row) for row in rows])[1],
+            coded([str(row["strategy"]) for row in rows])[1],
+            loss.to_numpy(float),
+            frame["score"].to_numpy(float),
+        )
+
+    def some(self, rows: Codes) -> Table:
+        """Return some of the rows; groups keep their numbers, situations and candidates do not."""
+        numbers = [renumbered(own[rows]) for own in (self.situation, self.candidate, self.strategy)]
+        kept = [self.rows[i] for i in rows]
+        situation, candidate, strategy = numbers
+        return Table(kept, situation, self.group[rows], candidate, strategy, self.loss[rows], self.score[rows])
 
 
 def evaluate(frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int = 0) -> dict[str, Any]:
@@ -91,7 +140,7 @@ def evaluate(frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int
             raise ValueError(
                 f"fewer than two groups by {', '.join(group_by)} have situations with a choice: nothing can be left out"
             )
-        judged = _leave_out(table, joint)
+        judged = [own for source in sources_of(table) for own in leave_out(table, source, joint)]
         of = {name: [own for own in judged if own.source == name] for name in dict.fromkeys(j.source for j in judged)}
         found[block] = {
             "total": _figures(judged, joint, seed),
@@ -102,7 +151,7 @@ def evaluate(frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int
 
 def _mean_over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each strategy with settings in each situation."""
-    keyed = frame.assign(_name=names(frame), _situation=situations(frame))
+    keyed = frame.assign(_name=_names(frame), _situation=situations(frame))
     groups = keyed.groupby(["_situation", "_name"], sort=False)
     first = keyed.loc[groups.head(1).index].set_index(["_situation", "_name"])
     for name in ("score", "valid"):
@@ -118,204 +167,196 @@ def _tuned(settings: pd.DataFrame) -> pd.DataFrame:
     return chosen.assign(hparams=pd.Series([{} for _ in chosen.index], index=chosen.index, dtype=object))
 
 
-def _leave_out(table: Table, joint: bool) -> list[Judged]:
-    known = {bandwidth: sums(table, bandwidth) for bandwidth in BANDWIDTHS}
-    sources = table.frame["source"].to_numpy()
-    candidate = pd.factorize(names(table.frame))[0]
-    first = table.frame.drop_duplicates("_situation").reset_index(drop=True)
-    between = situation_distances(first, first)
-    score = table.frame["score"].to_numpy(float)
-    best = pd.Series(score).groupby(table.situation).max().to_numpy()
+def _names(frame: pd.DataFrame) -> pd.Series:
+    """Return what a candidate is called: strategy and hyperparameters."""
+    return frame["strategy"].astype(str) + " " + pd.Series(names_of(frame["hparams"]), index=frame.index)
+
+
+def sources_of(table: Table) -> list[str]:
+    """Return the names of the sources."""
+    return list(dict.fromkeys(str(row["source"]) for row in table.rows))
+
+
+def leave_out(table: Table, source: str, joint: bool) -> list[Judged]:
+    """Return how the advice does in the situations of one source, each group left out in turn."""
+    names = np.array([str(row["source"]) for row in table.rows])
+    strategies = np.array([plain_name(str(row["strategy"])) for row in table.rows])
+    mine = np.flatnonzero(names == source)
+    others = np.flatnonzero((names != source) & np.isin(strategies, strategies[mine]))
+    table = table.some(np.concatenate([mine, thinned(table.situation, others, MOST_OTHERS)]))
+    own = np.arange(len(table.rows)) < len(mine)
+    likeness = Likeness(table.rows, joint)
+    groups = np.unique(table.group[own])
     judged = []
-    rows_of = [np.flatnonzero(table.situation == number) for number in range(len(first))]
-    situations_of = pd.Series(range(len(first))).groupby([table.group[rows[0]] for rows in rows_of]).apply(list)
-    source_of = np.array([sources[rows[0]] for rows in rows_of])
-    group_of = np.array([table.group[rows[0]] for rows in rows_of])
-    for group in np.unique(table.group):
-        for source in np.unique(sources[table.group == group]):
-            bandwidth = _chosen(
-                table, known, rows_of, situations_of, source_of, group_of, source, group, candidate, sources
-            )
-            own = known[bandwidth]
-            level, spread = _levels(table, own, bandwidth, rows_of, source_of, group_of, best, between, source, group)
-            for number in situations_of[group]:
-                if source_of[number] != source:
-                    continue
-                rows = rows_of[number]
-                predicted = own.predict(rows, [group], bandwidth.shrink)
-                order = _order(table, candidate, rows, sources, source, [group], predicted, bandwidth)
-                losses = table.loss[rows]
-                inside = np.abs(level(number) - predicted - score[rows]) <= spread
-                judged.append(
-                    Judged(
-                        source=str(source),
-                        group=int(group),
-                        losses=losses[order],
-                        predicted=predicted[order],
-                        three=_three(table, rows, order, predicted, group, between[number], joint),
-                        sbs=_sbs(table, candidate, rows, sources, source, [group])[1],
-                        rule=_by_rules(table.frame.iloc[rows], losses),
-                        random=float(losses.mean()),
-                        covered=float(inside.mean()),
-                    )
-                )
+    for fold in range(min(FOLDS, len(groups))):
+        out = groups[fold::FOLDS]
+        judged += _fold(table, likeness, own, out, joint)
     return judged
 
 
-def _chosen(
-    table: Table,
-    known: dict[Any, Sums],
-    rows_of: list[Any],
-    situations_of: pd.Series,
-    source_of: Any,
-    group_of: Any,
-    source: Any,
-    group: int,
-    candidate: Any,
-    sources: Any,
-) -> Bandwidth:
-    """Return the bandwidth that did best on the other groups of a source, each left out in turn.
+def _fold(table: Table, likeness: Likeness, own: Switches, out: Codes, joint: bool) -> list[Judged]:
+    """Return how the advice does on some groups of a source, each left out; all of them while anything is chosen."""
+    known = ~np.isin(table.group, out)
+    y, units = _targets(table, own, known)
+    inner = [int(g) for g in np.unique(table.group[own & known])]
+    trusted = len(inner) >= LEAST_GROUPS
+    variances = learned_variances(likeness, y, np.flatnonzero(known & own if trusted else known))
+    process = Process(likeness, variances, y, np.arange(len(y)), table.group)
+    best = Level(table, likeness)
+    gains, errors = [], Errors()
+    for other in inner:
+        weights = process.without([*out, other])
+        here = []
+        for rows in situations_of(table, own, other):
+            expected = weights.mean_of(rows)
+            single = single_best(table, rows, own, [*out, other])[1]
+            here.append(single - table.loss[rows[int(np.argmax(expected))]])
+            errors.add(other, *_halves(expected, best.of(rows, own, [*out, other]), units[True], table.score[rows]))
+        gains.append(float(np.mean(here)))
+    learned = trusted and is_better(gains)
+    judged = []
+    for group in out:
+        weights = process.without([int(group)])
+        for rows in situations_of(table, own, int(group)):
+            posterior = weights.of(rows)
+            first, single = single_best(table, rows, own, [int(group)])
+            order = posterior.order(None if learned else first)
+            off, upper = _halves(posterior.mean, best.of(rows, own, [int(group)]), units[True], table.score[rows])
+            losses = table.loss[rows]
+            judged.append(
+                Judged(
+                    source=str(table.rows[rows[0]]["source"]),
+                    group=int(group),
+                    losses=losses[order],
+                    predicted=-posterior.mean[order],
+                    learned=learned,
+                    sbs=single,
+                    rule=_by_rules([table.rows[i] for i in rows], losses),
+                    random=float(losses.mean()),
+                    covered=errors.covered(off, upper),
+                )
+            )
+    return judged
 
-    Nearness must beat the plain mean by a standard error, else it is chance.
+
+def is_better(gains: Sequence[float]) -> bool:
+    """Return whether what is learned gains over the single best, group by group, and that by `MARGIN` standard errors.
+
+    The largest gain is left out: one lucky group decides nothing.
     """
-    others = [g for g in np.unique(group_of[source_of == source]) if g != group]
-    if len(others) < LEAST_GROUPS:
-        return PLAIN
-    lost: dict[Bandwidth, Array] = {}
-    for bandwidth, own in known.items():
-        of_groups = []
-        for other in others:
-            here = []
-            for number in situations_of[other]:
-                if source_of[number] == source:
-                    rows = rows_of[number]
-                    predicted = own.predict(rows, [group, other], bandwidth.shrink)
-                    out = [group, other]
-                    order = _order(table, candidate, rows, sources, source, out, predicted, bandwidth)
-                    here.append(table.loss[rows[order[0]]])
-            of_groups.append(np.mean(here))
-        lost[bandwidth] = np.array(of_groups)
-    plain = lost[PLAIN]
-    best = min(lost, key=lambda bandwidth: lost[bandwidth].mean())
-    gains = plain - lost[best]
-    error = gains.std(ddof=1) / math.sqrt(len(gains))
-    return best if gains.mean() > error else PLAIN
+    kept = np.sort(gains)[:-1]
+    return bool(len(kept) > 1 and np.mean(kept) > MARGIN * np.std(kept, ddof=1) / math.sqrt(len(kept)))
 
 
-def _levels(
-    table: Table,
-    own: Sums,
-    bandwidth: Any,
-    rows_of: list[Any],
-    source_of: Any,
-    group_of: Any,
-    best: Array,
-    between: Array,
-    source: Any,
-    group: int,
-) -> tuple[Callable[[int], float], float]:
-    """Return what the best score of a situation may be, and how far predicted scores were off on other groups.
+def _targets(table: Table, own: Switches, known: Switches) -> tuple[Array, dict[bool, float]]:
+    """Return what is learned of each row, and the points that a unit is; a source at a time, each in its own unit."""
+    y, units = np.zeros(len(own)), {}
+    names = np.array([str(row["source"]) for row in table.rows])
+    for source in np.unique(names):
+        mine = np.flatnonzero(names == source)
+        among = np.flatnonzero(known[mine])
+        if len(among):
+            y[mine], unit = targets(table.loss[mine], renumbered(table.situation[mine]), among)
+            units[bool(own[mine[0]])] = unit
+    return y, {True: 1.0, **units}
 
-    The latter is a conformal quantile over groups (Dunn, Wasserman and Ramdas 2023, arXiv 1809.07441): of the errors
-    of each group left out in turn, pooled with equal weight for each group.
+
+def situations_of(table: Table, own: Switches, group: int) -> list[Codes]:
+    """Return the rows of each situation of a group, those of the source in question alone."""
+    mine = np.flatnonzero(own & (table.group == group))
+    return [mine[table.situation[mine] == number] for number in np.unique(table.situation[mine])]
+
+
+class Level:
+    """What the best score of a situation may be: that of like ones."""
+
+    def __init__(self, table: Table, likeness: Likeness) -> None:
+        """Take the situations of a table."""
+        self._table, self._alike = table, likeness.situations_alike()
+        self._best = np.full(len(self._alike), -np.inf)
+        np.maximum.at(self._best, table.situation, table.score)
+        self._group = np.zeros(len(self._alike), dtype=np.int64)
+        self._group[table.situation] = table.group
+
+    def of(self, rows: Codes, own: Switches, left_out: Sequence[int]) -> float:
+        """Return the expected best score, in points, without some groups."""
+        here = int(self._table.situation[rows[0]])
+        kept = np.zeros(len(self._best), dtype=bool)
+        kept[self._table.situation[own]] = True
+        kept &= ~np.isin(self._group, left_out)
+        if not kept.any():
+            kept = ~np.isin(self._group, left_out)
+        if not kept.any():
+            return float(self._best.mean())
+        weights = self._alike[here, kept] ** 8 + 1e-9
+        return float((weights * self._best[kept]).sum() / weights.sum())
+
+
+def _halves(expected: Array, best: float, unit: float, scores: Array) -> tuple[Array, Switches]:
+    """Return by how much predicted scores are off, and which candidates are in the half that looks better."""
+    predicted = best - unit * (expected.max() - expected)
+    return np.abs(predicted - scores), expected >= np.median(expected)
+
+
+class Errors:
+    """By how much predictions were off on groups that were left out, apart for candidates that look good and bad.
+
+    Their quantile, all groups weighing the same, is the width of an interval (conformal prediction with grouped data:
+    Dunn, Wasserman and Ramdas 2023, arXiv 1809.07441, pooled distributions; apart: Vovk 2012, arXiv 1209.2673).
     """
-    training = np.flatnonzero(group_of != group)
-    same = training[source_of[training] == source]
-    enough = len(np.unique(group_of[same])) >= LEAST_GROUPS
-    used = same if enough else training
 
-    def level(number: int, without: int | None = None) -> float:
-        kept = used[group_of[used] != without] if without is not None else used
-        weights = np.exp(-between[number, kept] / 1.0) + 1e-9
-        return float((weights * best[kept]).sum() / weights.sum())
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._off: dict[bool, list[tuple[int, Array]]] = {True: [], False: []}
 
-    errors, weights = [], []
-    for other in np.unique(group_of[used]):
-        off = []
-        for number in used[group_of[used] == other]:
-            rows = rows_of[number]
-            predicted = own.predict(rows, [group, int(other)], bandwidth.shrink)
-            scores = best[number] - table.loss[rows]
-            off.append(np.abs(level(number, other) - predicted - scores))
-        pooled = np.concatenate(off)
-        errors.append(pooled)
-        weights.append(np.full(len(pooled), 1 / len(pooled)))
-    all_errors, all_weights = np.concatenate(errors), np.concatenate(weights)
-    order = np.argsort(all_errors)
-    reached = np.cumsum(all_weights[order]) / (all_weights.sum() + 1)  # one more group is to come
-    inside = int(np.searchsorted(reached, 0.9))
-    return level, float(all_errors[order][min(inside, len(order) - 1)])
+    def add(self, group: int, off: Array, upper: Switches) -> None:
+        """Take the errors of one situation."""
+        for half in (True, False):
+            if (upper == half).any():
+                self._off[half].append((group, off[upper == half]))
 
+    def width(self, half: bool, share: float = 0.9) -> float:
+        """Return what so large a share of the errors stays within; infinite where none is known."""
+        found = self._off[half]
+        if not found:
+            return math.inf
+        groups = np.concatenate([np.full(len(off), group) for group, off in found])
+        errors = np.concatenate([off for _, off in found])
+        weights = 1.0 / np.bincount(groups)[groups]
+        order = np.argsort(errors)
+        reached = np.cumsum(weights[order]) / weights.sum()
+        return float(errors[order][min(int(np.searchsorted(reached, share)), len(order) - 1)])
 
-def _three(table: Table, rows: Any, order: Any, predicted: Array, group: int, distances: Array, joint: bool) -> float:
-    """Return what the best of three candidates loses: the first pick, and those that make up for it best elsewhere."""
-    losses = table.loss[rows]
-    if joint:
-        return float(losses[order[:3]].min())
-    strategies = table.strategy[rows]
-    chosen = [int(order[0])]
-    kept = table.group != group
-    elsewhere: dict[int, dict[int, float]] = {}
-    for row in np.flatnonzero(kept & np.isin(table.strategy, strategies)):
-        elsewhere.setdefault(int(table.situation[row]), {})[int(table.strategy[row])] = float(table.loss[row])
-    while len(chosen) < min(3, len(rows)):
-        gains = np.zeros(len(rows))
-        for number, lost in elsewhere.items():
-            so_far = min((lost[int(strategies[own])] for own in chosen if int(strategies[own]) in lost), default=None)
-            if so_far is None:
-                continue
-            weight = math.exp(-distances[number] / 4.0)
-            for own, strategy in enumerate(strategies):
-                if int(strategy) in lost:
-                    gains[own] += weight * max(0.0, so_far - lost[int(strategy)])
-        gains[chosen] = -1.0
-        # Where nothing tells them apart, the next best by itself.
-        gains -= 1e-6 * predicted
-        chosen.append(int(np.argmax(gains)))
-    return float(losses[chosen].min())
+    def covered(self, off: Array, upper: Switches) -> float:
+        """Return the share of errors that are within the width."""
+        widths = np.where(upper, self.width(True), self.width(False))
+        return float((off <= widths).mean())
 
 
-def _order(
-    table: Table,
-    candidate: Any,
-    rows: Any,
-    sources: Any,
-    source: Any,
-    left_out: Sequence[int],
-    predicted: Array,
-    bandwidth: Bandwidth,
-) -> Any:
-    """Return the places of candidates, the best first; where nearness is of no use, the single best comes first."""
-    order = np.argsort(predicted, kind="stable")
-    first = None if bandwidth is not PLAIN else _sbs(table, candidate, rows, sources, source, left_out)[0]
-    return order if first is None else np.concatenate([[first], order[order != first]])
-
-
-def _sbs(
-    table: Table, candidate: Any, rows: Any, sources: Any, source: Any, left_out: Sequence[int]
-) -> tuple[int | None, float]:
+def single_best(table: Table, rows: Codes, own: Switches, left_out: Sequence[int]) -> tuple[int | None, float]:
     """Return the place of the single best candidate of the other groups, and what it loses.
 
     The best of its own source, where it has other groups; ``None``, and a mean, where none of these was tried there.
     """
     others = ~np.isin(table.group, left_out)
-    kept = others & (sources == source)
+    kept = others & own
     kept = kept if kept.any() else others
-    for names_ in (candidate, table.strategy):
-        mean = pd.Series(table.loss[kept]).groupby(names_[kept]).agg(["mean", "size"])
-        here = mean[mean.index.isin(names_[rows])]
-        if len(here):
-            often = here[here["size"] >= here["size"].max() / 2]  # one that was lucky once is not the best
-            mine = np.flatnonzero(names_[rows] == often["mean"].idxmin())
+    for names in (table.candidate, table.strategy):
+        sums, count = (np.bincount(names[kept], weights) for weights in (table.loss[kept], None))
+        here = np.array([i < len(count) and count[i] > 0 for i in names[rows]])
+        if here.any():
+            tried = np.where(here, count[np.minimum(names[rows], len(count) - 1)], 0)
+            often = tried >= tried.max() / 2  # one that was lucky once is not the best
+            mean = np.where(often, sums[np.minimum(names[rows], len(count) - 1)] / np.maximum(tried, 1), np.inf)
+            mine = np.flatnonzero(names[rows] == names[rows][int(np.argmin(mean))])
             # Of a strategy whose settings were not tried elsewhere, a random one.
             return int(mine[0]) if len(mine) == 1 else None, float(table.loss[rows[mine]].mean())
     return None, float(table.loss[rows].mean())
 
 
-def _by_rules(rows: pd.DataFrame, losses: Array) -> float:
+def _by_rules(rows: Sequence[dict[str, Any]], losses: Array) -> float:
     """Return what the decision table's choice loses: the mean over what it prefers and there is, else over all."""
-    first = rows.iloc[0]
-    params, number = first["backbone_params"], first["n_train"]
+    params, number = rows[0]["backbone_params"], rows[0]["n_train"]
     situation = Situation(
         similar=None,
         modality=None,
@@ -323,7 +364,7 @@ def _by_rules(rows: pd.DataFrame, losses: Array) -> float:
         n_train=int(number) if pd.notna(number) and number > 0 else None,
     )
     wanted = {strategy for verdict in decide(situation) for strategy in verdict.prefer}
-    mine = np.array([plain_name(str(own)) in wanted for own in rows["strategy"]])
+    mine = np.array([plain_name(str(row["strategy"])) in wanted for row in rows])
     return float(losses[mine].mean() if mine.any() else losses.mean())
 
 
@@ -337,7 +378,8 @@ def _expected_best(losses: Array, number: int) -> float:
 def _figures(judged: Sequence[Judged], joint: bool, seed: int) -> dict[str, Any]:
     """Return the figures of some situations, with 95 % intervals from resampled groups."""
     ours = np.array([own.losses[0] for own in judged])
-    three, sbs = np.array([own.three for own in judged]), np.array([own.sbs for own in judged])
+    three = np.array([own.losses[:3].min() for own in judged])
+    sbs = np.array([own.sbs for own in judged])
     groups = np.array([own.group for own in judged])
     rng = np.random.default_rng(seed)
     of = [np.flatnonzero(groups == group) for group in np.unique(groups)]
@@ -355,6 +397,7 @@ def _figures(judged: Sequence[Judged], joint: bool, seed: int) -> dict[str, Any]
         "closed_gap_top3": _gap(sbs, three),
         "spearman": _spearman(judged),
         "coverage_90": _round(np.mean([own.covered for own in judged])),
+        "learned": _round(np.mean([own.learned for own in judged])),
         "situations": len(judged),
         "groups": len(of),
         "candidates": int(sum(len(own.losses) for own in judged)),

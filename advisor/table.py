@@ -159,7 +159,8 @@ def points(frame: pd.DataFrame) -> pd.DataFrame:
 def situations(frame: pd.DataFrame) -> pd.Series:
     """Return what situation each row is in: source, task, number of rows, backbone."""
     rows = frame["n_train"].map(lambda n: "" if pd.isna(n) else f"{n:g}")
-    joined: pd.Series = frame["source"] + "|" + frame["task"] + "|" + rows + "|" + frame["backbone"]
+    places = [frame[name].astype(str) for name in ("source", "task", "backbone")]
+    joined: pd.Series = places[0] + "|" + places[1] + "|" + rows.astype(str) + "|" + places[2]
     return joined
 
 
