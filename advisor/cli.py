@@ -10,13 +10,15 @@ from typing import Any
 import click
 
 from advisor.evidence import PACKAGED, load
-from advisor.first import OWN
+from advisor.explain import explained
+from advisor.next_cli import next_
+from advisor.options import fitted_option, fitted_path, question_of, situation_options
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
-from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, parse_bytes, parse_count
 from sweeper import __version__
 from sweeper.command import run
+from sweeper.printing import Duration
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -27,70 +29,80 @@ def cli() -> None:
     \b
     advisor recommend --large-model --compute low
     advisor recommend --model-params 40k --n-train 100 --modality image --task-different
+    advisor recommend --data reviews.csv --probe 60s
+    advisor explain lora --large-model --compute low
+    advisor plan --model-params 7B --gpu-memory 24GB
+    advisor next --data reviews.csv      the trials that would settle it
     advisor fit                          learn from the trials in results/
     """
 
 
 cli.add_command(plan_command)
+cli.add_command(next_)
 
 
 @cli.command()
-@click.option("--large-model/--small-model", "large", default=None, help="Over 1 B parameters or not.")
-@click.option("--model-params", metavar="N", help="Parameters of the model: 7B, 350M, 40k.")
+@situation_options
 @click.option(
-    "--data-size", type=click.Choice(list(DATA_SIZES)), help="Labelled rows: up to 2,000, up to 50,000, more."
+    "--probe",
+    "budget",
+    type=Duration(),
+    metavar="TIME",
+    help="For --data: first run short trials of what the answer would be among, for at most this long: 60s, 2m.",
 )
-@click.option("--n-train", type=click.IntRange(1), help="Labelled training rows.")
-@click.option(
-    "--compute", type=click.Choice(list(COMPUTE_GPU_BYTES)), help="GPU memory: below 24 GB, below 80 GB, more."
-)
-@click.option("--gpu-memory", metavar="SIZE", help="GPU memory: 16GB, 24GiB.")
-@click.option(
-    "--task-similar/--task-different", "similar", default=None, help="Like what the model was pretrained on, or not."
-)
-@click.option("--modality", type=click.Choice(["text", "image", "tabular"]), help="What the rows are.")
-@click.option(
-    "--fitted",
-    type=click.Path(),
-    help="File that `advisor fit` wrote. [default: results/advisor.json, else the shipped one]",
-)
+@click.option("--results", "folder", metavar="DIR", help="For --probe: the store of its trials. [default: results]")
+@fitted_option
 @click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
-def recommend(
-    large: bool | None,
-    model_params: str | None,
-    data_size: str | None,
-    n_train: int | None,
-    compute: str | None,
-    gpu_memory: str | None,
-    similar: bool | None,
-    modality: str | None,
-    fitted: str | None,
-    form: str,
-) -> None:
+def recommend(budget: float | None, folder: str | None, fitted: str | None, form: str, **given: Any) -> None:
     """Rank strategies for a situation. What is left out is not guessed: the answer says what it depends on.
 
     \b
     advisor recommend --large-model --compute low
     advisor recommend --small-model --task-similar --data-size large --compute high
     advisor recommend --model-params 124M --task-different --n-train 500 --gpu-memory 16GB --modality text
+    advisor recommend --data reviews.csv --model minilm
+    advisor recommend --data reviews.csv --model minilm --probe 60s
     """
-    situation = Situation(
-        large=large,
-        similar=similar,
-        data=data_size,  # type: ignore[arg-type]
-        compute=compute,  # type: ignore[arg-type]
-        modality=modality,
-        model_params=parse_count(model_params) if model_params is not None else None,
-        n_train=n_train,
-        gpu_memory=parse_bytes(gpu_memory) if gpu_memory is not None else None,
-    )
-    path = Path(fitted) if fitted is not None else OWN if OWN.exists() else PACKAGED
-    answer = make_recommendation(situation, load(path))
-    if form == "json":
-        click.echo(json.dumps({**as_json(answer), "fitted": str(path)}, indent=2))
+    if budget is not None and given["data_name"] is None:
+        raise click.UsageError("--probe trains on your own rows: add --data DATA")
+    if folder is not None and budget is None:
+        raise click.UsageError("--results is for --probe TIME; an answer reads --fitted FILE")
+    path = fitted_path(fitted)
+    stored = load(path)
+    question = question_of(given)
+    if budget is not None:
+        from advisor.probe_cli import answer_after_probe
+
+        text, content = answer_after_probe(question, stored, folder or "results", budget)
     else:
-        click.echo(as_text(answer), nl=False)
+        answer = make_recommendation(question.situation, stored)
+        text, content = as_text(answer), as_json(answer)
+    if form == "json":
+        click.echo(json.dumps({**content, "fitted": str(path)}, indent=2))
+    else:
+        click.echo(text, nl=False)
         click.echo(f"Fitted file: {'shipped with the package' if path == PACKAGED else path}", err=True)
+
+
+@cli.command()
+@click.argument("strategy", required=False)
+@situation_options
+@fitted_option
+@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def explain(strategy: str | None, fitted: str | None, form: str, **given: Any) -> None:
+    """Say in words why a STRATEGY stands where it does in the answer; without one, the first of the answer.
+
+    
+    advisor explain --large-model --compute low
+    advisor explain lora --model-params 40k --n-train 100 --modality image --task-different
+    """
+    path = fitted_path(fitted)
+    answer = make_recommendation(question_of(given).situation, load(path))
+    text = explained(answer, strategy)
+    if form == "json":
+        click.echo(json.dumps({**as_json(answer), "explained": text.split("\n"), "fitted": str(path)}, indent=2))
+    else:
+        click.echo(text)
 
 
 @cli.command()

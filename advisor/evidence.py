@@ -58,6 +58,7 @@ class Setting:
     train_seconds: float
     trial_ids: Sequence[str]
     stores: Mapping[str, int]
+    forgetting: float | None = None
 
     def mean_valid(self, seeds: frozenset[int]) -> float:
         """Return the mean valid score over those of these seeds that were run; over all, if none was."""
@@ -157,6 +158,10 @@ class Measured:
         """
         enough = [frozenset(s.seeds) for s in self.settings if len(s.seeds) >= MIN_SEEDS]
         return frozenset.intersection(*enough) if enough else frozenset()
+
+    def weight(self) -> tuple[bool, int]:
+        """Return what makes one of two equally near situations count: enough seeds, then a longer budget."""
+        return bool(self.shared_seeds()), self.steps
 
     def best(self, strategy: str) -> Setting:
         """Return a strategy's setting with the fewest trainable parameters among those that tie with its best."""
@@ -316,6 +321,7 @@ def _measured(entry: Mapping[str, Any]) -> Measured:
             _require(len(values) == len(setting.seeds) > 0, name)
         for name in ("trainable_params", "total_params", "train_seconds", "searched"):
             _require(_is_number(getattr(setting, name)), name)
+        _require(setting.forgetting is None or _is_number(setting.forgetting), "forgetting")
         _require(isinstance(setting.strategy, str), "strategy")
         _require(
             isinstance(setting.trial_ids, list) and all(isinstance(i, str) for i in setting.trial_ids), "trial_ids"

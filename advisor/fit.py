@@ -82,6 +82,7 @@ def _setting(line: Line, stores: Mapping[str, str]) -> Setting:
         total_params=line.mean("total_params"),
         train_seconds=line.mean("train_seconds"),
         trial_ids=[trial.trial_id for trial in line.trials],
+        forgetting=forgetting.mean if (forgetting := line.spread("forgetting")) else None,
         stores=dict(Counter(Path(stores[trial.trial_id]).as_posix() for trial in line.trials)),
     )
 

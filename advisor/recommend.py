@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from advisor.evidence import Carry, Fitted, Measured, Published, Rate, Setting
+from advisor.feasible import Need, need, not_beaten
 from advisor.portfolio import Standing, standings
 from advisor.rules import DEFAULTS, REMARKS, Defaults, Remark, Verdict, decide
 from advisor.situation import LARGE_MODEL_PARAMS, QUESTIONS, Situation, describe, flag
@@ -25,6 +26,7 @@ class Estimate:
     trainable_params: float
     trainable_percent: float
     train_seconds: float
+    forgetting: float | None = None
     doubted: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -39,6 +41,9 @@ class Candidate:
         estimate: From the nearest measured situation that fits and has it, if there is one.
         behind: How it does over all measured situations that fit.
         published: What figures of others say of it, where they are on models of this class and modality.
+        need: Memory, and what must be kept on disk, where the model's size is known.
+        not_beaten: No other candidate with trials is as good on test score, trained parameters, seconds and
+            forgetting, and better on one of them (the Pareto set).
     """
 
     strategy: str
@@ -48,6 +53,8 @@ class Candidate:
     estimate: Estimate | None
     behind: Standing | None = None
     published: Sequence[Published] = ()
+    need: Need | None = None
+    not_beaten: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
     """
     verdicts = decide(situation)
     comparable = sorted(
-        (m for m in fitted.situations if m.fits(situation)),
+        sorted((m for m in fitted.situations if m.fits(situation)), key=Measured.weight, reverse=True),
         key=lambda m: (not m.is_near(situation), m.distance(situation)),
     )
     nearest = next(iter(comparable), None)
@@ -105,6 +112,7 @@ def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
         order = preferred + measured_order
     used = comparable[:1] if near else comparable
     candidates = [_candidate(s, s in preferred, used, situation, fitted, standing) for s in dict.fromkeys(order)]
+    candidates = _that_fit_first(candidates, situation)
     return Recommendation(
         situation=situation,
         spoke=spoke,
@@ -147,6 +155,7 @@ def _candidate(
         trainable_params=setting.trainable_params,
         trainable_percent=100 * setting.trainable_params / setting.total_params,
         train_seconds=setting.train_seconds,
+        forgetting=setting.forgetting,
         doubted={trial: fitted.doubted[trial] for trial in setting.trial_ids if trial in fitted.doubted},
     )
     where = (
@@ -157,6 +166,35 @@ def _candidate(
     if not training["weight_decay"]:
         del training["weight_decay"]
     return Candidate(strategy, {**setting.hparams, **training}, where, by_rules, estimate, behind, published)
+
+
+def _that_fit_first(candidates: Sequence[Candidate], situation: Situation) -> list[Candidate]:
+    """Return the candidates with what they need; what does not fit into memory goes last, whatever speaks for it.
+
+    Where LoRA does not fit, LoRA over a 4-bit base is a candidate too, if it was none.
+    """
+    found = [replace(own, need=need(own.strategy, own.settings, situation)) for own in candidates]
+    lora = next((own for own in found if own.strategy == "lora"), None)
+    if lora and not _fits(lora) and all(own.strategy != "qlora" for own in found):
+        wanted = need("qlora", lora.settings, situation)
+        because = f"LoRA over a 4-bit base, as LoRA does not fit; {lora.settings_from}"
+        instead = replace(lora, strategy="qlora", settings_from=because, need=wanted, estimate=None, published=())
+        found.insert(found.index(lora) + 1, instead)
+    kept = not_beaten([_objectives(own) for own in found])
+    found = [replace(own, not_beaten=there) for own, there in zip(found, kept, strict=True)]
+    return sorted(found, key=lambda own: not _fits(own))
+
+
+def _fits(candidate: Candidate) -> bool:
+    return candidate.need is None or candidate.need.verdict != "does not fit"
+
+
+def _objectives(candidate: Candidate) -> tuple[float, ...] | None:
+    """Return what is to be small: what is lost on test, parameters that train, seconds, forgetting."""
+    own = candidate.estimate
+    if own is None or not _fits(candidate):
+        return None
+    return -own.mean, own.trainable_params, own.train_seconds, own.forgetting if own.forgetting is not None else 0.0
 
 
 def _of_this_class(own: Published, situation: Situation) -> bool:

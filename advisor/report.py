@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from advisor.evidence import Measured, Published
+from advisor.feasible import Need
 from advisor.recommend import Candidate, Recommendation
 from advisor.rules import Rule, Verdict
 from advisor.situation import QUESTIONS, describe, flag
@@ -76,15 +77,15 @@ def _lines(answer: Recommendation) -> Iterator[str]:
     if answer.flips:
         yield "What would flip the choice:"
         for flip in answer.flips:
-            yield from _bullet(flip)
+            yield from bullet(flip)
     yield "Also:"
     for remark in answer.remarks:
-        yield from _bullet(f"{remark.text} ({remark.source})")
+        yield from bullet(f"{remark.text} ({remark.source})")
 
 
 def _reason(rule: Rule) -> Iterator[str]:
-    yield from _bullet(f"{' or '.join(rule.prefer)}: {rule.because}.")
-    yield from _bullet(f"Source: {rule.source}.", mark=" ")
+    yield from bullet(f"{' or '.join(rule.prefer)}: {rule.because}.")
+    yield from bullet(f"Source: {rule.source}.", mark=" ")
 
 
 def _headline(answer: Recommendation) -> Iterator[str]:
@@ -94,13 +95,13 @@ def _headline(answer: Recommendation) -> Iterator[str]:
         yield "It depends on what was not said:"
         for verdict in answer.verdicts:
             flags = " ".join(flag(question, answers[0]) for question, answers in verdict.given.items())
-            yield from _bullet(f"{_given(verdict)}: {' or '.join(verdict.prefer)} ({flags})")
+            yield from bullet(f"{_given(verdict)}: {' or '.join(verdict.prefer)} ({flags})")
         return
     if answer.spoke == "rules":
         yield f"{' or '.join(answer.verdicts[0].prefer)}, by the rules."
         return
     first = answer.candidates[0]
-    yield from _bullet(f"{first.strategy} ({_settings(first.settings)}), by trials of a near situation.", 0, mark="")
+    yield from bullet(f"{first.strategy} ({_settings(first.settings)}), by trials of a near situation.", 0, mark="")
     prefer = answer.verdicts[0].prefer
     if len(answer.verdicts) == 1 and first.strategy not in prefer:
         tried = any(c.estimate is not None for c in answer.candidates if c.strategy in prefer)
@@ -127,21 +128,35 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def _candidate(rank: int, candidate: Candidate) -> Iterator[str]:
     mark = " [rules]" if candidate.by_rules else ""
-    yield from _bullet(f"{candidate.strategy}{mark}: {_settings(candidate.settings)}", indent=0, mark=f"{rank:2}.")
+    yield from bullet(f"{candidate.strategy}{mark}: {_settings(candidate.settings)}", indent=0, mark=f"{rank:2}.")
+    if candidate.need is not None:
+        yield from bullet(needed(candidate.need), indent=4, mark="")
     estimate = candidate.estimate
     if estimate is None:
-        yield from _bullet(f"settings: {candidate.settings_from}; no trial", indent=4, mark="")
+        yield from bullet(f"settings: {candidate.settings_from}; no trial", indent=4, mark="")
         for own in candidate.published:
-            yield from _bullet(_published(own), indent=4, mark="")
+            yield from bullet(_published(own), indent=4, mark="")
         return
     spread = f" ± {100 * estimate.std:.1f}" if estimate.std is not None else ""
-    yield from _bullet(
+    yield from bullet(
         f"test {100 * estimate.mean:.1f}{spread}, {estimate.n_trials} trials ({_stores(estimate.stores)}: "
         f"{', '.join(estimate.trial_ids[:2])}{', ...' if len(estimate.trial_ids) > 2 else ''}); "
         f"{estimate.trainable_params:,.0f} trainable ({estimate.trainable_percent:.1f} %), "
-        f"{estimate.train_seconds:.2f} s",
+        f"{estimate.train_seconds:.2f} s"
+        + (f", forgets {100 * estimate.forgetting:.1f}" if estimate.forgetting is not None else "")
+        + ("; not beaten on every count" if candidate.not_beaten else ""),
         indent=4,
         mark="",
+    )
+
+
+def needed(own: Need) -> str:
+    """Return what a candidate needs, in a sentence."""
+    memory = own.memory_bytes
+    fits = f": {own.verdict}" if own.verdict else ""
+    return (
+        f"needs {memory.mean / 1e9:.1f} ({memory.low / 1e9:.1f} to {memory.high / 1e9:.1f}) GB of memory "
+        f"({own.under}){fits}; {own.adapter_bytes / 1e6:,.1f} MB on disk"
     )
 
 
@@ -162,13 +177,13 @@ def _stores(stores: Mapping[str, int]) -> str:
 
 def _evidence(answer: Recommendation) -> Iterator[str]:
     if answer.situation.large is None:
-        yield from _bullet("not consulted: it says nothing before the model's size is known (--model-params).")
+        yield from bullet("not consulted: it says nothing before the model's size is known (--model-params).")
         return
     if not answer.comparable:
-        yield from _bullet(
+        yield from bullet(
             f"none of the {answer.stored_trials} stored trials is comparable: the rules speak alone"
             + (", and nothing measured stands behind them" if answer.abstains else ", beside figures of others")
-            + ". `sweeper launch` measures your own case."
+            + ". `advisor next` names the trials that would settle it."
         )
         return
     nearest = answer.comparable[0]
@@ -176,7 +191,7 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
     similar = {True: "similar to its source", False: "different from its source", None: "without a source"}[
         nearest.similar
     ]
-    yield from _bullet(
+    yield from bullet(
         f"{'near' if near else 'fits the answers'}: {nearest.model} ({nearest.model_params:,.0f} parameters) on "
         f"{nearest.task}, {nearest.n_train} rows, {nearest.steps} steps, {nearest.modality}, {similar}"
         + (f" (similarity {nearest.similarity:.2f})" if nearest.similarity is not None else "")
@@ -184,22 +199,22 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
         + ". Scores are mean ± std over seeds; `sweeper show TRIAL` shows a trial."
     )
     if nearest.untouched is not None:
-        yield from _bullet(_against_untouched(nearest, nearest.untouched))
+        yield from bullet(_against_untouched(nearest, nearest.untouched))
     for lead in answer.leads:
-        yield from _bullet(lead)
+        yield from bullet(lead)
     if answer.carry is not None:
-        yield from _bullet(
+        yield from bullet(
             f"on another task expect these test scores within {answer.carry.points:.0f} points: 9 in 10 were, on "
             f"{answer.carry.tasks} tasks left out one after the other"
         )
     if len(answer.comparable) > 1:
-        yield from _bullet(_over_all(answer))
+        yield from bullet(_over_all(answer))
     doubted = {trial: why for c in answer.candidates if c.estimate for trial, why in c.estimate.doubted.items()}
     if doubted:
         first = "; ".join(f"{trial}: {why}" for trial, why in list(doubted.items())[:2])
-        yield from _bullet(f"{len(doubted)} of these trials stand alone among their seeds ({first})")
+        yield from bullet(f"{len(doubted)} of these trials stand alone among their seeds ({first})")
     if not near:
-        yield from _bullet(
+        yield from bullet(
             "not near enough to overrule the rules: name --model-params, --n-train, --modality and --task-similar or "
             "--task-different for that."
         )
@@ -224,7 +239,8 @@ def _against_untouched(measured: Measured, untouched: float) -> str:
     )
 
 
-def _bullet(text: str, indent: int = 2, mark: str = "-") -> Sequence[str]:
+def bullet(text: str, indent: int = 2, mark: str = "-") -> Sequence[str]:
+    """Return a text as lines of a list, at most `WIDTH` wide."""
     first = " " * indent + (f"{mark} " if mark else "")
     return textwrap.wrap(
         text,

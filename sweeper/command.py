@@ -11,7 +11,7 @@ import click
 def run(cli: click.Command, name: str) -> None:
     """Run a command and exit.
 
-    Codes: 0 done, 1 failed, 2 bad input, 3 some trials failed, 130 interrupted.
+    Codes: 0 done, 1 failed, 2 bad input, 3 some trials failed, 4 nothing feasible, 130 interrupted.
     """
     stdout = sys.stdout
     try:

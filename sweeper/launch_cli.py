@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import sys
 import time
@@ -12,7 +11,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import entry_points
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +20,7 @@ from sweeper.data_cli import DATA_OPTIONS, data_options, own_data_of
 from sweeper.early_stop import RULES
 from sweeper.launches import LEFT_OUT, forget, recorded, unfinished
 from sweeper.objects import is_url
-from sweeper.printing import console, format_option, print_json, report_damage, results_option, say
+from sweeper.printing import Duration, console, format_option, print_json, report_damage, results_option, say
 from sweeper.results import ResultsStore
 from sweeper.search import LEAST_SETTINGS, OBJECTIVES, SEARCHES, Situation, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
@@ -38,20 +36,6 @@ if TYPE_CHECKING:
 
 
 Climbing = Generator[list[TrialSpec], Sequence[TrialResult], None]
-
-
-class _Duration(click.ParamType):
-    """A time as people write it."""
-
-    name = "time"
-    units = MappingProxyType({"s": 1, "m": 60, "h": 3600})
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
-        if found is None or not float(found[1]):
-            self.fail(f"{value!r} is no time: a number and a unit, such as 90s, 10m or 2h", param, ctx)
-        return float(found[1]) * self.units[found[2]]
 
 
 @click.command()
@@ -104,7 +88,7 @@ class _Duration(click.ParamType):
     multiple=True,
     help="What a search is after; given again, settings are chosen that none is better than in all. [default: score]",
 )
-@click.option("--budget", type=_Duration(), metavar="TIME", help="No trial starts after this long: 90s, 10m, 2h.")
+@click.option("--budget", type=Duration(), metavar="TIME", help="No trial starts after this long: 90s, 10m, 2h.")
 @click.option(
     "--early-stop",
     type=click.Choice([*RULES]),
@@ -113,7 +97,7 @@ class _Duration(click.ParamType):
 @click.option(
     "--trial-timeout",
     "time_limit",
-    type=_Duration(),
+    type=Duration(),
     metavar="TIME",
     help="End what takes longer a trial, and go on with the others. [default: no limit]",
 )

@@ -160,15 +160,15 @@ def grid_file(asked: Asked, folder: Path) -> str:
     lines = [
         f"# {report['data']}: {report['rows']:,} rows, {report['work']} of {report['modality']} rows.",
         "# A list is swept, a single value is held. `sweeper launch --grid THIS_FILE --dry-run` shows the trials.",
-        f"question = {_quoted('Which strategy does best on ' + str(report['data']) + '?')}",
+        f"question = {quoted('Which strategy does best on ' + str(report['data']) + '?')}",
         "",
         "# Also, for example: hf:FOLDER, torchvision:resnet18; `sweeper ls` lists more.",
-        f"models = [{_quoted(own.models[0])}]",
+        f"models = [{quoted(own.models[0])}]",
         "seeds = [0, 1, 2] # each seed splits the rows anew; fewer than 3 say little",
         f"# n_train = [{max(2, pool // 4)}, {pool}] # default: all that there are",
         "",
         "[data]",
-        f"file = {_quoted(data)} # seen from the folder of this file",
+        f"file = {quoted(data)} # seen from the folder of this file",
         _line("text", None if report["modality"] != "text" else report["inputs"][0], "the column with the text"),
         _line("label", report["label"], "the column to be predicted"),
         _line("group", asked.group_column, "rows of one value, for example of one user, stay on one side of a split"),
@@ -181,7 +181,7 @@ def grid_file(asked: Asked, folder: Path) -> str:
     lines += [
         "",
         "[train]",
-        f"lr = {_quoted('space') if train['lr'] == 'space' else train['lr']} # "
+        f"lr = {quoted('space') if train['lr'] == 'space' else train['lr']} # "
         + ("the strategy's own three rates" if train["lr"] == "space" else "every strategy gets the same search"),
         f"steps = {train['steps']} # of the optimizer, the same for every strategy",
         f"batch_size = {train['batch_size']}",
@@ -194,16 +194,16 @@ def grid_file(asked: Asked, folder: Path) -> str:
         ("lora", "rank = [4, 16]"),
         ("partial_unfreeze", ""),
     ):
-        lines += ["[[strategies]]", f"name = {_quoted(name)}", *([setting] if setting else []), ""]
+        lines += ["[[strategies]]", f"name = {quoted(name)}", *([setting] if setting else []), ""]
     return "\n".join(lines)
 
 
 def _line(key: str, value: Any, comment: str) -> str:
     """Return a line of a grid file, commented out where there is no value."""
-    return f"{key} = {_quoted(str(value))} # {comment}" if value else f'# {key} = "NAME" # {comment}'
+    return f"{key} = {quoted(str(value))} # {comment}" if value else f'# {key} = "NAME" # {comment}'
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a TOML string."""
     inside = "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in text)
     return f'"{inside}"'

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +26,20 @@ results_option = click.option(
 format_option = click.option(
     "--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True, help="How to print."
 )
+
+
+class Duration(click.ParamType):
+    """A time as people write it."""
+
+    name = "time"
+    units = MappingProxyType({"s": 1, "m": 60, "h": 3600})
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is no time: a number and a unit, such as 90s, 10m or 2h", param, ctx)
+        return float(found[1]) * self.units[found[2]]
 
 
 def say(talk: Console, text: str) -> None:

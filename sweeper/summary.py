@@ -151,15 +151,19 @@ def transfer(lines: Iterable[Line]) -> float | None:
     they come near to perfect leaves fine-tuning little to learn. Difficulty looks like distance here: a task that
     nothing solves well, or one with a handful of rows, counts as different.
     """
-    shares = []
-    for trial in (trial for line in lines for trial in line.trials):
-        facts = trial.context
-        scores = [facts[name] for name in ("knn_score", "probe_score") if name in facts]
-        # Where each token has a label, its features are looked at one by one.
-        chance = facts.get("chance_token_score", facts.get("chance_score"))
-        if scores and chance is not None and chance < 1:
-            shares.append(max(0.0, (max(scores) - chance) / (1 - chance)))
+    found = (transfer_of(trial.context) for line in lines for trial in line.trials)
+    shares = [share for share in found if share is not None]
     return statistics.fmean(shares) if shares else None
+
+
+def transfer_of(facts: Mapping[str, Any]) -> float | None:
+    """Return the same from the facts of one task and model (`sweeper.facts`)."""
+    scores = [facts[name] for name in ("knn_score", "probe_score") if name in facts]
+    # Where each token has a label, its features are looked at one by one.
+    chance = facts.get("chance_token_score", facts.get("chance_score"))
+    if not scores or chance is None or chance >= 1:
+        return None
+    return max(0.0, (max(scores) - chance) / (1 - chance))
 
 
 def untouched(lines: Sequence[Line]) -> Spread | None:

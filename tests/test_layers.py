@@ -53,7 +53,9 @@ MAY_IMPORT = {
         "advisor.situation",
         "advisor.table",
     },
-    "advisor.cli": ADVICE | LIGHT | {"sweeper.command"},
+    "advisor.cli": ADVICE | LIGHT | {"advisor.next_cli", "advisor.options", "sweeper.command", "sweeper.printing"},
+    "advisor.next_cli": ADVICE | LIGHT | {"advisor.options"},
+    "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
     "sweeper.printing": LIGHT,
     "sweeper.store_cli": LIGHT | {"sweeper.printing"},
     "sweeper.launch_cli": LIGHT | {"sweeper.adapters_cli", "sweeper.data_cli", "sweeper.printing"},
@@ -181,6 +183,8 @@ def test_imports_follow_the_table(name: str) -> None:
         "sweeper.adapters_cli",
         "sweeper.data_cli",
         "advisor.cli",
+        "advisor.next_cli",
+        "advisor.options",
     }:
         assert not HEAVY & {module.split(".")[0] for module in imported(tree.body)}
     assert not {"pickle", "cPickle", "joblib", "dill", "cloudpickle"} & everything, "nothing is pickled"

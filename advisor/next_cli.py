@@ -1,0 +1,66 @@
+"""The command ``advisor next``: the trials that would settle what to choose."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advisor.evidence import load
+from advisor.options import fitted_option, fitted_path, question_of, situation_options
+from advisor.recommend import recommend
+
+
+@click.command("next")
+@situation_options
+@click.option("--seeds", type=click.IntRange(2, 20), default=3, show_default=True, help="Of each trial that is new.")
+@click.option("--output", metavar="FILE.toml", help="Write the trials as a grid for `sweeper launch --grid FILE.toml`.")
+@fitted_option
+@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def next_(seeds: int, output: str | None, fitted: str | None, form: str, **given: Any) -> None:
+    """Name the few trials that would most reduce what is uncertain in the advice.
+
+    Where nothing stored is near: a small grid of the likeliest strategies. Where near trials leave the lead open: more
+    seeds of those in question, as many as would settle it if the gap stays what it is.
+
+    \b
+    advisor next --data reviews.csv --model minilm --output next.toml
+    advisor next --model-params 40k --n-train 100 --modality image --task-different
+    sweeper launch --grid next.toml && advisor fit
+    """
+    file = Path(output) if output is not None else None
+    if file is not None and file.suffix != ".toml":
+        raise ValueError(f"--output must end in .toml, got {output!r}")
+    if file is not None and file.exists():
+        raise ValueError(f"{output!r} is there already: --output FILE.toml names another, or delete it")
+    if file is not None and not file.parent.is_dir():
+        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into")
+    stored = load(fitted_path(fitted))
+    question = question_of(given)
+    from advisor.next_trials import next_trials, to_toml  # torch: what cannot run is left out
+
+    found = next_trials(recommend(question.situation, stored), question.own, seeds, file.parent if file else Path())
+    if file is not None and found.trials:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(to_toml(found))
+    launch = f"sweeper launch --grid {shlex.quote(str(file))}" if file is not None and found.trials else None
+    if form == "json":
+        content = {"why": list(found.why), "trials": found.trials, "grid": dict(found.grid) if found.grid else None}
+        click.echo(json.dumps({**content, "file": str(file) if launch else None, "launch": launch}, indent=2))
+        return
+    click.echo("\n".join(found.why))
+    if not found.trials:
+        click.echo("No trials to run." + (f" {output} was not written." if output else ""), err=True)
+        return
+    click.echo("")
+    if launch is None:
+        click.echo(to_toml(found), nl=False)
+        click.echo(
+            "The same command with --output next.toml writes this; then: sweeper launch --grid next.toml", err=True
+        )
+    else:
+        click.echo(launch)
+        click.echo("Then `advisor fit`, and ask again.", err=True)

@@ -1,0 +1,36 @@
+"""What `advisor recommend --probe` does, and how it ends where nothing can be compared."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from advisor.evidence import Fitted
+from advisor.options import Question
+from advisor.probe import TooShortError, probe
+from advisor.probe_report import as_json, as_text
+from sweeper.results import ResultsStore
+from sweeper.upkeep import settle
+
+NOTHING_FEASIBLE = 4
+
+
+def answer_after_probe(question: Question, fitted: Fitted, folder: str, budget: float) -> tuple[str, dict[str, Any]]:
+    """Return the answer after a probe, as text and as JSON; exit with 4 where the time is not enough for one.
+
+    Raises:
+        ValueError: the folder is no store, or there are not so many rows.
+    """
+    assert question.own is not None
+    store = ResultsStore(folder, create=True)
+    settle(store)
+    try:
+        found = probe(question.own, question.situation, fitted, store, budget, lambda line: click.echo(line, err=True))
+    except TooShortError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(NOTHING_FEASIBLE)
+    finally:
+        store.close()
+    return as_text(found), as_json(found)
