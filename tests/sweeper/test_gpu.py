@@ -30,9 +30,11 @@ def on_both(
 def test_a_pack_trains_on_a_gpu(model: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if strategy in small.LEFT_OUT[model]:
         pytest.skip("makes no sense together")
+    # What is dropped is drawn where the activations are: another draw on each kind of device.
+    members = [{**member, "dropout": 0.0} if "dropout" in member else member for member in small.MEMBERS[strategy]]
     specs = [
-        replace(small.spec(strategy, lr=lr, **members), model=model)
-        for lr, members in zip((1e-3, 1e-2, 3e-3), small.MEMBERS[strategy], strict=True)
+        replace(small.spec(strategy, lr=lr, **member), model=model)
+        for lr, member in zip((1e-3, 1e-2, 3e-3), members, strict=True)
     ]
     for gpu, cpu in on_both(specs, monkeypatch):
         assert gpu.status is Status.COMPLETE, gpu.error
