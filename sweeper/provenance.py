@@ -52,7 +52,9 @@ def environment() -> dict[str, object]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {"versions": versions, "cpu": _cpu_name(), "cpu_count": os.cpu_count(), "gpu": _gpu_name()}
+    gpu = _gpu_name()
+    precision = {} if gpu is None else {"matmul_precision": sys.modules["torch"].get_float32_matmul_precision()}
+    return {"versions": versions, "cpu": _cpu_name(), "cpu_count": os.cpu_count(), "gpu": gpu, **precision}
 
 
 def _cpu_name() -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sweeper.models import language, minilm, mlp, small_cnn, tiny_transformer, torchvision
+from sweeper.models import language, minilm, minilm_l3, mlp, small_cnn, tiny_transformer, torchvision
 from sweeper.models.base import LoadedModel, ModelBuilder
 from sweeper.registry import find, with_plugins
 
@@ -12,6 +12,7 @@ MODELS: dict[str, ModelBuilder] = with_plugins(
         "small_cnn": small_cnn.build,
         "tiny_transformer": tiny_transformer.build,
         "minilm": minilm.build,
+        "minilm_l3": minilm_l3.build,
         "tiny_gpt": language.tiny_gpt,
         "tiny_t5": language.tiny_t5,
     },

@@ -13,6 +13,7 @@ from sweeper.tasks.newsgroups import Newsgroups, NewsgroupVectors
 from sweeper.tasks.numbers import Diabetes, ProductPrices
 from sweeper.tasks.parts_of_speech import PartsOfSpeech
 from sweeper.tasks.texts import FilmReviews
+from sweeper.tasks.topics import TOPIC_TASKS
 
 _SHIPPED: tuple[Task, ...] = (
     *DIGIT_TASKS,
@@ -25,6 +26,7 @@ _SHIPPED: tuple[Task, ...] = (
     Entities(),
     *DATE_TASKS,
     PartsOfSpeech(),
+    *TOPIC_TASKS,
 )
 
 TASKS: dict[str, Task] = with_plugins({task.name: task for task in _SHIPPED}, "sweeper.tasks")

@@ -9,7 +9,7 @@ from torch import nn
 from sweeper.models import MODELS
 from tests import small
 
-OF_TEXTS = {"minilm", "tiny_gpt", "tiny_t5"}
+OF_TEXTS = {"minilm", "minilm_l3", "tiny_gpt", "tiny_t5"}
 every = pytest.mark.parametrize("name", [name for name in MODELS if name not in OF_TEXTS])
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

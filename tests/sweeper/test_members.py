@@ -48,6 +48,16 @@ def test_each_member_has_its_own_layer(make: object, shape: tuple[int, ...]) -> 
         torch.testing.assert_close(got[k], twin.train()(x.chunk(K)[k]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "base", [nn.Linear(5, 7), nn.Conv2d(2, 6, 3), nn.LayerNorm(5), nn.BatchNorm2d(3), nn.Embedding(4, 3)]
+)
+def test_one_members_layer_is_where_the_members_are(base: nn.Module) -> None:
+    # torch's device without numbers stands for a GPU.
+    wide = widen(base, K, tokens=base).to("meta")
+    plain = wide.plain(1)  # type: ignore[operator]
+    assert {tensor.device.type for tensor in (*plain.parameters(), *plain.buffers())} == {"meta"}
+
+
 def test_each_member_normalises_by_its_own_rows_and_keeps_its_own_statistics() -> None:
     generator = torch.Generator().manual_seed(0)
     base = nn.BatchNorm2d(3, eps=1e-3, momentum=0.3)

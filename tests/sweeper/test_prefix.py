@@ -144,6 +144,31 @@ def test_a_replay_that_gives_something_else_is_not_used() -> None:
     assert find_prefix(head_awake(loaded), [rows("mlp", "train")]) is None
 
 
+def test_the_comparison_is_in_full_precision_and_what_was_set_stays_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Found on a GPU: rounded to TF32, no cut of a convolutional network replayed within the tolerance.
+    loaded = small.model("small_cnn", [0])
+    (chosen,) = small.strategies("feature_extraction", [0])
+    next(chosen.adapt(loaded, [chosen]))
+    seen: list[tuple[str, bool]] = []
+    compute = Prefix.compute
+
+    def spy(self: Prefix, x: torch.Tensor) -> torch.Tensor:
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return compute(self, x)
+
+    monkeypatch.setattr(Prefix, "compute", spy)
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        assert find_prefix(loaded, [small.data().splits["train"]]) is not None
+        assert seen == [("highest", False)]
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def test_running_statistics_do_not_hear_of_the_comparison() -> None:
     loaded = build("torchvision:resnet18@32:random")
     loaded.wake(loaded.blocks[-1])
