@@ -20,6 +20,8 @@ from sweeper import __version__
 from sweeper.command import run
 from sweeper.printing import Duration
 
+NOTHING_FEASIBLE = 4
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="advisor")
@@ -82,6 +84,8 @@ def recommend(budget: float | None, folder: str | None, fitted: str | None, form
     else:
         click.echo(text, nl=False)
         click.echo(f"Fitted file: {'shipped with the package' if path == PACKAGED else path}", err=True)
+    if content.get("feasible") is False:
+        raise click.exceptions.Exit(NOTHING_FEASIBLE)
 
 
 @cli.command()
@@ -144,9 +148,10 @@ def fit(folder: str, output: str | None) -> None:
 @click.option(
     "--group-by", "groups", default="task", show_default=True, metavar="COLUMN,...", help="Left out together."
 )
+@click.option("--only", metavar="GROUP,...", default="", help="Figures of these groups; all others are learned from.")
 @click.option("--seed", default=0, show_default=True, help="Of the resampled groups.")
 @click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
-def evaluate(folder: str, groups: str, seed: int, form: str) -> None:
+def evaluate(folder: str, groups: str, only: str, seed: int, form: str) -> None:
     """Say how good the advice is on groups that it has not seen, each left out in turn.
 
     DIR is a results store with the tables that `sweeper import` put there, a folder of such tables, or one of them.
@@ -158,7 +163,8 @@ def evaluate(folder: str, groups: str, seed: int, form: str) -> None:
     from advisor.evaluate import evaluate as leave_out
     from advisor.table import read
 
-    found = leave_out(read(folder), [own.strip() for own in groups.split(",")], seed)
+    named = [own.strip() for own in only.split(",") if own.strip()]
+    found = leave_out(read(folder), [own.strip() for own in groups.split(",")], seed, named)
     if form == "json":
         click.echo(json.dumps(found, indent=2, allow_nan=False))
         return

@@ -64,6 +64,7 @@ class Table:
             strategy with settings, and of its strategy alone.
         loss: Points below the best of the situation.
         score: In points.
+        group_names: The name of each row's group.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -73,6 +74,7 @@ class Table:
     strategy: Codes
     loss: Array
     score: Array
+    group_names: Sequence[str]
 
     @classmethod
     def of(cls, frame: pd.DataFrame, group_by: Sequence[str]) -> Table:
@@ -97,6 +99,7 @@ class Table:
             coded([str(row["strategy"]) for row in rows])[1],
             loss.to_numpy(float),
             frame["score"].to_numpy(float),
+            group.tolist(),
         )
 
     def some(self, rows: Codes) -> Table:
@@ -104,16 +107,20 @@ class Table:
         numbers = [renumbered(own[rows]) for own in (self.situation, self.candidate, self.strategy)]
         kept = [self.rows[i] for i in rows]
         situation, candidate, strategy = numbers
-        return Table(kept, situation, self.group[rows], candidate, strategy, self.loss[rows], self.score[rows])
+        names = [self.group_names[i] for i in rows]
+        return Table(kept, situation, self.group[rows], candidate, strategy, self.loss[rows], self.score[rows], names)
 
 
-def evaluate(frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int = 0, only: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return regret figures of advice on left-out groups, as JSON has them.
 
     Args:
         frame: As `advisor.table.read` returns it.
         group_by: Columns that say what is left out together.
         seed: Of the bootstrap.
+        only: Groups that figures are of; all others are learned from all the same. All, if none is named.
 
     Returns:
         ``strategy_only`` (each strategy at its best settings) and ``joint`` (strategy with settings), each with
@@ -141,6 +148,13 @@ def evaluate(frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int
                 f"fewer than two groups by {', '.join(group_by)} have situations with a choice: nothing can be left out"
             )
         judged = [own for source in sources_of(table) for own in leave_out(table, source, joint)]
+        if only:
+            names = {int(number): name for number, name in zip(table.group, table.group_names, strict=True)}
+            judged = [own for own in judged if names[own.group] in only]
+            if not judged:
+                raise ValueError(
+                    f"no group named {', '.join(only)}: there are {', '.join(sorted(set(names.values())))}"
+                )
         of = {name: [own for own in judged if own.source == name] for name in dict.fromkeys(j.source for j in judged)}
         found[block] = {
             "total": _figures(judged, joint, seed),

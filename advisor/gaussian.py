@@ -22,7 +22,7 @@ CUT_AT = 0.5
 """Quantile of the losses at which they are cut off."""
 MOST_ROWS = 600
 """Rows onto which a larger table is projected."""
-MOST_FITTED = 420
+MOST_FITTED = 300
 """Rows that decide on the variances."""
 LEVEL = 100.0
 """Variance of what all candidates of a situation share: next to infinite."""

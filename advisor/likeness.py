@@ -142,7 +142,8 @@ class Likeness:
         alike += ["pace", "rate", "setting"] if joint else ["size"] if self._sizes is not None else []
         if len(self.strategies) < 2:
             alike = [name for name in alike if name not in ("kind", "strategy")] or ["strategy"]
-        self.components = [(own, place) for own in alike for place in self._places]
+        # Of strategies that are named alike little is known: how they compare anywhere.
+        self.components = [(own, place) for own in alike for place in self._places if own != "kind" or place == "any"]
 
     def _situation_tables(self, first: Sequence[Row], given: Mapping[str, list[Any]], rows: Codes) -> dict[str, Array]:
         """Return how alike situations are, by each property that differs between any."""

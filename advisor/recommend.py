@@ -86,6 +86,11 @@ class Recommendation:
     portfolio: Sequence[str] = ()
     abstains: bool = False
 
+    @property
+    def feasible(self) -> bool:
+        """Whether any candidate fits into the memory there is, as far as that is known."""
+        return any(fits(candidate) for candidate in self.candidates)
+
 
 def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
     """Return the ranked answer for a situation.
@@ -175,24 +180,25 @@ def _that_fit_first(candidates: Sequence[Candidate], situation: Situation) -> li
     """
     found = [replace(own, need=need(own.strategy, own.settings, situation)) for own in candidates]
     lora = next((own for own in found if own.strategy == "lora"), None)
-    if lora and not _fits(lora) and all(own.strategy != "qlora" for own in found):
+    if lora and not fits(lora) and all(own.strategy != "qlora" for own in found):
         wanted = need("qlora", lora.settings, situation)
         because = f"LoRA over a 4-bit base, as LoRA does not fit; {lora.settings_from}"
         instead = replace(lora, strategy="qlora", settings_from=because, need=wanted, estimate=None, published=())
         found.insert(found.index(lora) + 1, instead)
     kept = not_beaten([_objectives(own) for own in found])
     found = [replace(own, not_beaten=there) for own, there in zip(found, kept, strict=True)]
-    return sorted(found, key=lambda own: not _fits(own))
+    return sorted(found, key=lambda own: not fits(own))
 
 
-def _fits(candidate: Candidate) -> bool:
+def fits(candidate: Candidate) -> bool:
+    """Return whether a candidate may fit into memory."""
     return candidate.need is None or candidate.need.verdict != "does not fit"
 
 
 def _objectives(candidate: Candidate) -> tuple[float, ...] | None:
     """Return what is to be small: what is lost on test, parameters that train, seconds, forgetting."""
     own = candidate.estimate
-    if own is None or not _fits(candidate):
+    if own is None or not fits(candidate):
         return None
     return -own.mean, own.trainable_params, own.train_seconds, own.forgetting if own.forgetting is not None else 0.0
 

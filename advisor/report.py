@@ -9,7 +9,7 @@ from typing import Any
 
 from advisor.evidence import Measured, Published
 from advisor.feasible import Need
-from advisor.recommend import Candidate, Recommendation
+from advisor.recommend import Candidate, Recommendation, fits
 from advisor.rules import Rule, Verdict
 from advisor.situation import QUESTIONS, describe, flag
 
@@ -53,6 +53,7 @@ def as_json(answer: Recommendation) -> dict[str, Any]:
             "portfolio": list(answer.portfolio),
         },
         "abstains": answer.abstains,
+        "feasible": answer.feasible,
         "flips": list(answer.flips),
         "remarks": [{"text": remark.text, "source": remark.source} for remark in answer.remarks],
     }
@@ -99,6 +100,7 @@ def _headline(answer: Recommendation) -> Iterator[str]:
         return
     if answer.spoke == "rules":
         yield f"{' or '.join(answer.verdicts[0].prefer)}, by the rules."
+        yield from _what_fits(answer)
         return
     first = answer.candidates[0]
     yield from bullet(f"{first.strategy} ({_settings(first.settings)}), by trials of a near situation.", 0, mark="")
@@ -108,6 +110,19 @@ def _headline(answer: Recommendation) -> Iterator[str]:
         yield f"The rules alone would say {' or '.join(prefer)}" + (
             "; the near trials say otherwise." if tried else ", which no near trial has tried."
         )
+
+
+def _what_fits(answer: Recommendation) -> Iterator[str]:
+    """Yield what memory leaves of what the rules prefer, where that is not all."""
+    prefer, memory = answer.verdicts[0].prefer, answer.situation.gpu_memory
+    if memory is None or all(fits(own) for own in answer.candidates if own.strategy in prefer):
+        return
+    fitting = [own.strategy for own in answer.candidates if fits(own)]
+    yield (
+        f"Of that, what fits into {memory / 1e9:g} GB: {', '.join(fitting)}."
+        if fitting
+        else f"Nothing of that fits into {memory / 1e9:g} GB, not with one row at a time: take a smaller model."
+    )
 
 
 def _given(verdict: Verdict) -> str:
