@@ -61,6 +61,13 @@ def test_a_file_is_fetched_once_and_again_when_damaged(packed: str, monkeypatch:
     assert len(downloads) == 2
 
 
+def test_files_that_match_a_pattern_become_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, CONTENT, "tgz", "pack/a-1/01.csv")
+    source = fetch.Source("rows", "pack==1", "pack/*-?/0*.csv", hashlib.sha256(CONTENT).hexdigest(), "MIT")
+    monkeypatch.setattr(fetch, "SOURCES", {"rows": source})
+    assert fetch.fetch("rows") == place / "data" / "fetched" / "rows" / "0.csv"
+
+
 def test_other_content_is_refused_and_nothing_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, b"other rows", "whl")
     with pytest.raises(ValueError, match="is not the file that is known here: not kept"):
