@@ -127,7 +127,10 @@ def fit(folder: str, output: str | None) -> None:
     contents = read_store(folder)
     for damage in contents.damage:
         click.echo(f"Warning: {damage}", err=True)
-    fitted = fit_store(contents, *published(cited_tables(folder)))
+    tables = cited_tables(folder)
+    shipped = load(PACKAGED)
+    others = published(tables) if tables else (shipped.published, shipped.rates)
+    fitted = fit_store(contents, *others)
     path = Path(output) if output is not None else Path() if is_url(folder) else Path(folder)
     path = path / "advisor.json" if output is None else path
     write(fitted, path)

@@ -43,9 +43,8 @@ def doubts(results: Iterable[TrialResult]) -> dict[str, Doubt]:
         del spec["seed"]
         seeds.setdefault(json.dumps(spec, sort_keys=True), []).append(row)
     for name in ("valid_score", "test_score"):
-        for reason_of in (_apart(rows, name) for rows in seeds.values() if len(rows) > 2):
-            for trial, doubt in reason_of.items():
-                found.setdefault(trial, doubt)
+        for trial, doubt in _apart([rows for rows in seeds.values() if len(rows) > 2], name).items():
+            found.setdefault(trial, doubt)
     return found
 
 
@@ -62,16 +61,23 @@ def _contradicts_itself(row: TrialResult) -> str:
     return ""
 
 
-def _apart(rows: list[TrialResult], name: str) -> Mapping[str, Doubt]:
-    """Return the rows of one setting whose score is far from that of the other seeds."""
-    middle = statistics.median(row.metrics[name] for row in rows)
-    spread = 1.4826 * statistics.median(abs(row.metrics[name] - middle) for row in rows)
-    limit = max(FAR * spread, LEAST)
+def _apart(settings: list[list[TrialResult]], name: str) -> Mapping[str, Doubt]:
+    """Return the rows whose score is far from that of the other seeds, seen from how far seeds are apart as a rule.
+
+    The rule is the situation's: one setting with two odd seeds of five has none of its own.
+    """
+    off: dict[tuple[str, str, int], list[list[tuple[TrialResult, float]]]] = {}
+    for rows in settings:
+        spec, middle = rows[0].spec, statistics.median(row.metrics[name] for row in rows)
+        situation = (spec.model, spec.task, spec.n_train)
+        off.setdefault(situation, []).append([(row, row.metrics[name] - middle) for row in rows])
     found = {}
-    for row in rows:
-        off = row.metrics[name] - middle
-        if abs(off) > limit:
-            where = "above" if off > 0 else "below"
-            reason = f"its {name.replace('_', ' ')} is {100 * abs(off):.1f} points {where} the middle of its seeds"
-            found[row.trial_id] = Doubt(reason, False)
+    for own in off.values():
+        spreads = [1.4826 * statistics.median(abs(gap) for _, gap in rows) for rows in own]
+        limit = max(FAR * statistics.median(spreads), LEAST)
+        for row, gap in (pair for rows in own for pair in rows):
+            if abs(gap) > limit:
+                where = "above" if gap > 0 else "below"
+                reason = f"its {name.replace('_', ' ')} is {100 * abs(gap):.1f} points {where} the middle of its seeds"
+                found[row.trial_id] = Doubt(reason, False)
     return found

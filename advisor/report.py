@@ -150,7 +150,7 @@ def _candidate(rank: int, candidate: Candidate) -> Iterator[str]:
     if estimate is None:
         yield from bullet(f"settings: {candidate.settings_from}; no trial", indent=4, mark="")
         for own in candidate.published:
-            yield from bullet(_published(own), indent=4, mark="")
+            yield from bullet(_published(own), indent=4, mark="", breaking=True)
         return
     spread = f" ± {100 * estimate.std:.1f}" if estimate.std is not None else ""
     yield from bullet(
@@ -254,14 +254,14 @@ def _against_untouched(measured: Measured, untouched: float) -> str:
     )
 
 
-def bullet(text: str, indent: int = 2, mark: str = "-") -> Sequence[str]:
-    """Return a text as lines of a list, at most `WIDTH` wide."""
+def bullet(text: str, indent: int = 2, mark: str = "-", breaking: bool = False) -> Sequence[str]:
+    """Return a text as lines of a list, at most `WIDTH` wide; ``breaking`` also breaks words, where paths are long."""
     first = " " * indent + (f"{mark} " if mark else "")
     return textwrap.wrap(
         text,
         WIDTH,
         initial_indent=first,
         subsequent_indent=" " * len(first),
-        break_long_words=False,
+        break_long_words=breaking,
         break_on_hyphens=False,
     )

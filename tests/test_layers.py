@@ -30,7 +30,8 @@ LIGHT = {
     "sweeper.safe_json",
 }
 COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan", "plan_cli")
-ADVICE = {f"advisor.{name}" for name in ("situation", "rules", "evidence", "recommend", "report", "first", *COSTS)}
+ANSWER = ("situation", "rules", "evidence", "portfolio", "feasible", "recommend", "report", "explain", "first")
+ADVICE = {f"advisor.{name}" for name in (*ANSWER, *COSTS)}
 
 # Module (or package, with a trailing dot) -> project modules that it may import at its top. What is not
 # named here may import anything below it; the first entry that fits counts.
@@ -39,7 +40,9 @@ MAY_IMPORT = {
     "sweeper.registry": {"sweeper.suggest"},
     **dict.fromkeys(ADVICE, ADVICE | LIGHT),
     "sweeper.summary": LIGHT,
-    "advisor.fit": ADVICE | LIGHT | {"sweeper.summary"},
+    "advisor.doubt": LIGHT,
+    "advisor.fit": ADVICE | LIGHT | {"advisor.doubt", "sweeper.summary"},
+    "advisor.published": ADVICE | {"advisor.evaluate", "advisor.gaussian", "advisor.likeness", "advisor.table"},
     "advisor.measured": ADVICE,
     "advisor.fit_costs": ADVICE | LIGHT | {"advisor.measured"},
     "advisor.measure_costs": {"sweeper.models.huggingface"},

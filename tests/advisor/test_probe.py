@@ -183,7 +183,12 @@ def test_a_probe_answers_from_trials_on_the_rows_themselves(ask: Asking, called:
     # What `advisor fit` learns from them is the same too: the longest budget with enough seeds, not the first round.
     assert ask("fit")[0] == 0
     code, out, _ = ask("recommend", "--data", "it.csv", "--task-different", "--format", "json")
-    assert json.loads(out)["candidates"] == found["candidates"]
+
+    def alone(answer: dict[str, Any]) -> list[dict[str, Any]]:
+        """The candidates without how they do in other situations: what is shipped is not in the user's store."""
+        return [{**own, "behind": None} for own in answer["candidates"]]
+
+    assert alone(json.loads(out)) == alone(found)
     # So does `advisor next`, which finds nothing left to settle.
     code, out, _ = ask("next", "--data", "it.csv")
     assert code == 0
