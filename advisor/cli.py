@@ -184,7 +184,8 @@ def _figures(own: Mapping[str, Any]) -> str:
     gap = "no gap" if own["closed_gap"] is None else f"{100 * own['closed_gap']:.0f} % of the gap closed"
     low, high = own["regret_mean_interval"]
     return (
-        f"advice {own['regret_mean']:.2f} ({low:.2f} to {high:.2f}), single best {own['regret_sbs']:.2f}, rules "
+        f"advice {own['regret_mean']:.2f} ({low:.2f} to {high:.2f}), single best {own['regret_sbs']:.2f}, learned "
+        f"alone {own['regret_learned']:.2f}, rules "
         f"{own['regret_rule']:.2f}, random {own['regret_random']:.2f}; {gap}; best of three {own['regret_top3']:.2f}; "
         f"90 % intervals cover {100 * own['coverage_90']:.0f} %; {own['situations']} situations, {own['groups']} groups"
     )

@@ -233,7 +233,9 @@ def _fold(table: Table, likeness: Likeness, own: Switches, out: Codes, joint: bo
         weights = process.without([int(group)])
         for rows in situations_of(table, own, int(group)):
             posterior = weights.of(rows)
-            first, single = single_best(table, rows, own, [int(group)])
+            safe, single = single_best(table, rows, own, [int(group)])
+            # Where the single best is known by its strategy alone, its settings are those that are expected to be best.
+            first = int(safe[np.argmax(posterior.mean[safe])])
             order = posterior.order(None if learned else first)
             off, upper = _halves(posterior.mean, best.of(rows, own, [int(group)]), units[True], table.score[rows])
             losses = table.loss[rows]
@@ -347,25 +349,26 @@ class Errors:
         return float((off <= widths).mean())
 
 
-def single_best(table: Table, rows: Codes, own: Switches, left_out: Sequence[int]) -> tuple[int | None, float]:
-    """Return the place of the single best candidate of the other groups, and what it loses.
+def single_best(table: Table, rows: Codes, own: Switches, left_out: Sequence[int]) -> tuple[Codes, float]:
+    """Return the places of the single best candidate of the other groups, and what it loses.
 
-    The best of its own source, where it has other groups; ``None``, and a mean, where none of these was tried there.
+    The best of its own source, where it has other groups. Of a strategy whose settings were not tried elsewhere all
+    are returned, and the mean of what they lose; so it is with all candidates, where none was tried elsewhere.
     """
     others = ~np.isin(table.group, left_out)
     kept = others & own
     kept = kept if kept.any() else others
-    for names in (table.candidate, table.strategy):
+    mine = np.arange(len(rows))
+    for names in (table.candidate, table.strategy) if kept.any() else ():
         sums, count = (np.bincount(names[kept], weights) for weights in (table.loss[kept], None))
-        here = np.array([i < len(count) and count[i] > 0 for i in names[rows]])
-        if here.any():
-            tried = np.where(here, count[np.minimum(names[rows], len(count) - 1)], 0)
+        known = np.minimum(names[rows], len(count) - 1)
+        tried = np.where(names[rows] < len(count), count[known], 0)
+        if tried.any():
             often = tried >= tried.max() / 2  # one that was lucky once is not the best
-            mean = np.where(often, sums[np.minimum(names[rows], len(count) - 1)] / np.maximum(tried, 1), np.inf)
+            mean = np.where(often, sums[known] / np.maximum(tried, 1), np.inf)
             mine = np.flatnonzero(names[rows] == names[rows][int(np.argmin(mean))])
-            # Of a strategy whose settings were not tried elsewhere, a random one.
-            return int(mine[0]) if len(mine) == 1 else None, float(table.loss[rows[mine]].mean())
-    return None, float(table.loss[rows].mean())
+            break
+    return mine, float(table.loss[rows[mine]].mean())
 
 
 def _by_rules(rows: Sequence[dict[str, Any]], losses: Array) -> float:
@@ -403,6 +406,7 @@ def _figures(judged: Sequence[Judged], joint: bool, seed: int) -> dict[str, Any]
         "regret_mean_interval": _interval([ours[draw].mean() for draw in draws]),
         "regret_top3": _round(three.mean()),
         "regret_sbs": _round(sbs.mean()),
+        "regret_learned": _round(np.mean([own.losses[int(np.argmin(own.predicted))] for own in judged])),
         "regret_rule": _round(np.mean([own.rule for own in judged])),
         "regret_random": _round(np.mean([own.random for own in judged])),
         "regret_max": _round(ours.max()),
@@ -411,7 +415,7 @@ def _figures(judged: Sequence[Judged], joint: bool, seed: int) -> dict[str, Any]
         "closed_gap_top3": _gap(sbs, three),
         "spearman": _spearman(judged),
         "coverage_90": _round(np.mean([own.covered for own in judged])),
-        "learned": _round(np.mean([own.learned for own in judged])),
+        "share_learned": _round(np.mean([own.learned for own in judged])),
         "situations": len(judged),
         "groups": len(of),
         "candidates": int(sum(len(own.losses) for own in judged)),

@@ -159,7 +159,7 @@ def _candidate(rank: int, candidate: Candidate) -> Iterator[str]:
         f"{estimate.trainable_params:,.0f} trainable ({estimate.trainable_percent:.1f} %), "
         f"{estimate.train_seconds:.2f} s"
         + (f", forgets {100 * estimate.forgetting:.1f}" if estimate.forgetting is not None else "")
-        + ("; not beaten on every count" if candidate.not_beaten else ""),
+        + ("; in the Pareto set" if candidate.not_beaten else ""),
         indent=4,
         mark="",
     )
