@@ -13,6 +13,11 @@ from advisor.portfolio import Standing, standings
 from advisor.rules import DEFAULTS, REMARKS, Defaults, Remark, Verdict, decide
 from advisor.situation import LARGE_MODEL_PARAMS, QUESTIONS, Situation, describe, flag
 
+OF_CLASSES = ("accuracy", "balanced_accuracy", "macro_f1")
+"""Nobody is asked what kind of work it is: most is classification, so situations of that come first."""
+OWN = 0.005
+"""Up to this distance it is the very model and number of rows: what was measured on the user's own."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -101,7 +106,7 @@ def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
     verdicts = decide(situation)
     comparable = sorted(
         sorted((m for m in fitted.situations if m.fits(situation)), key=Measured.weight, reverse=True),
-        key=lambda m: (not m.is_near(situation), m.distance(situation)),
+        key=lambda m: (not m.is_near(situation), not _of_classes_or_own(m, situation), m.distance(situation)),
     )
     nearest = next(iter(comparable), None)
     near = nearest is not None and nearest.is_near(situation)
@@ -132,6 +137,10 @@ def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
         portfolio=[own.strategy for own in sorted(standing, key=lambda own: own.place or 99) if own.place],
         abstains=not any(candidate.estimate or candidate.published for candidate in candidates),
     )
+
+
+def _of_classes_or_own(measured: Measured, situation: Situation) -> bool:
+    return measured.metric in OF_CLASSES or measured.distance(situation) < OWN
 
 
 def _candidate(

@@ -58,10 +58,15 @@ def test_what_depends_on_the_backbone_is_learned_and_the_single_best_is_not_enou
 
 
 def test_noise_is_not_taken_for_structure() -> None:
-    rng = np.random.default_rng(0)
-    found = evaluate(table(lambda *_: float(rng.uniform(0, 1)), tasks=15))["strategy_only"]["total"]
-    assert found["closed_gap"] > -0.15
-    assert 0.8 < found["coverage_90"] <= 1.0
+    gaps = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        scores = iter(rng.uniform(0, 1, 1000))
+        found = evaluate(table(lambda *_, scores=scores: float(next(scores)), tasks=12))["strategy_only"]["total"]
+        gaps.append(found["closed_gap"])
+        assert 0.8 < found["coverage_90"] <= 1.0
+    assert np.mean(gaps) > -0.15
+    assert sum(gap < 0 for gap in gaps) <= 1
 
 
 def test_the_left_out_group_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +106,10 @@ def test_figures_of_some_groups_alone() -> None:
 
 
 def test_one_lucky_group_decides_nothing() -> None:
-    assert is_better([1.0, 2.0, 1.5, 1.0, 2.0, 1.0])
+    assert is_better([1.0, 2.0, 1.5, 1.0, 2.0, 30.0])
     assert not is_better([0.0, 0.0, 0.1, -0.1, 0.0, 9.0])
     assert not is_better([1.0, -1.0, 1.0, -1.0, 1.0, 0.5])
+    assert not is_better([0.0] * 8)
 
 
 @pytest.mark.slow
