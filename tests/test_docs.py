@@ -34,11 +34,11 @@ DOCUMENTS = [
 ]
 
 
-def console_blocks() -> list[tuple[str, str]]:
+def console_blocks(kind: str = "console") -> list[tuple[str, str]]:
     """Return each command in a ``console`` block of the documents, with the output that stands below it."""
     found = []
     for document in DOCUMENTS:
-        for block in re.findall(r"```console\n(.*?)```", document.read_text(), re.DOTALL):
+        for block in re.findall(rf"```{kind}\n(.*?)```", document.read_text(), re.DOTALL):
             for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
                 command, _, output = part.partition("\n")
                 found.append((command, output))
@@ -58,6 +58,16 @@ def test_the_output_below_a_command_is_its_output(line: str, output: str, comman
     assert done.returncode == 0, done.stderr
     shown, _, _ = tidy(output).partition("\n...")
     assert tidy(done.stdout).startswith(shown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "output"), console_blocks("console slow"))
+def test_the_output_below_a_long_command_is_its_output(line: str, output: str) -> None:
+    name, *arguments = line.split()
+    call = [sys.executable, "-c", f"from {name}.cli import main; main()", *arguments]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert tidy(done.stdout) == tidy(output)
 
 
 def test_there_are_documented_outputs() -> None:
