@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from advisor.evidence import PACKAGED, Fitted, Setting, load
+from advisor.explain import explained
 from advisor.fit import fit, write
 from advisor.published import cited_tables, published
 from advisor.recommend import recommend
@@ -327,3 +328,37 @@ def test_any_other_text_is_refused_in_one_line(text: str) -> None:
 def test_numbers_become_words(numbers: dict[str, float], words: dict[str, object]) -> None:
     situation = Situation(**numbers)  # type: ignore[arg-type]
     assert {name: situation.answer(name) for name in words} == words
+
+
+def test_without_the_rows_of_the_first_the_advice_is_another_and_says_what_is_not_known() -> None:
+    """From the store itself: all rows of what is advised deleted, and the advisor fitted again."""
+    rows = [
+        row
+        for row in read_store(SHIPPED / "shipped").results
+        if (row.spec.model, row.spec.task) == ("small_cnn", "digits_shifted") and row.status is Status.COMPLETE
+    ]
+    asked = Situation(model_params=40_000, n_train=100, modality="image", similar=False)
+    first = recommend(asked, fitted(*rows)).candidates[0].strategy
+    assert first == "full"
+    answer = recommend(asked, fitted(*(row for row in rows if row.spec.strategy != first)))
+    assert answer.candidates[0].strategy != first
+    assert all(own.estimate is None and own.behind is None for own in answer.candidates if own.strategy == first)
+
+
+@pytest.mark.parametrize("strategy", [None, "full", "partial_unfreeze"])
+def test_an_explanation_names_rules_trials_needs_and_what_would_flip(strategy: str | None) -> None:
+    answer = recommend(replace(NEAR, compute=None), two_strategies())
+    text = " ".join(explained(answer, strategy).split())
+    place = 0 if strategy is None else [own.strategy for own in answer.candidates].index(strategy)
+    own = answer.candidates[place]
+    assert text.startswith(f"{own.strategy} is number {place + 1} of {len(answer.candidates)}.")
+    assert ("A rule prefers it" in text) == own.by_rules
+    if own.estimate is None:
+        assert "what it scores here is not known" in text
+    else:
+        assert all(trial in text for trial in own.estimate.trial_ids)
+    if place == 0:
+        assert "The runner-up is full" in text
+        assert all(flip in text for flip in map(" ".join, map(str.split, answer.flips)))
+    with pytest.raises(ValueError, match="no candidate named 'magic'"):
+        explained(answer, "magic")
