@@ -187,14 +187,26 @@ def _leaks(row: TrialResult) -> bool:
     n_test, valid = int(row.context.get("n_test", 0)), row.curve[-1]["valid_score"]
     if row.context.get("shared_rows", 0) > MOST_SHARED * (rows + n_test):
         return True
-    test = row.metrics.get("test_score")
-    if test is not None and _is_lower(test, valid, (n_test, rows), metric, LEAKAGE_NOISE):
+    test, worth = row.metrics.get("test_score"), _worth(row, metric)
+    if test is not None and _is_lower(test, valid, (int(worth * n_test), int(worth * rows)), metric, LEAKAGE_NOISE):
         return True
     before = [row.context[name] for name in ("knn_score", "probe_score") if name in row.context]
     chance = _chance(row)
     if not before or chance is None or metric not in SHARES:
         return False
     return valid >= NEAR_PERFECT and max(before) < chance + LITTLE_BEFORE * (1 - chance)
+
+
+def _worth(row: TrialResult, metric: str) -> float:
+    """Return the share of its rows that a score is worth: a mean over classes varies with the rows of the rare ones.
+
+    The mean of K shares of n_k rows each varies as one share of K^2 / sum(1 / n_k) rows does.
+    """
+    confusion = row.metrics.get("confusion")
+    if metric not in ("macro_f1", "balanced_accuracy") or not confusion:
+        return 1.0
+    counts = [sum(answers) for answers in confusion if sum(answers)]
+    return float(len(counts) ** 2 / sum(1 / count for count in counts) / sum(counts))
 
 
 def _has_few_labels(row: TrialResult) -> bool:

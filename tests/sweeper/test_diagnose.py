@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from sweeper import trial
-from sweeper.diagnose import DIAGNOSES, diagnose, diagnoses_of, standard_error
+from sweeper.diagnose import DIAGNOSES, _worth, diagnose, standard_error
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
 from sweeper.summary import summarise
@@ -92,12 +91,28 @@ def test_standard_errors_are_what_resampling_gives() -> None:
 
 
 def test_few_of_the_shipped_trials_raise_an_alarm_that_they_should_not() -> None:
-    rows = read_store(SHIPPED).results
-    rates = {name: number / len(rows) for name, number in Counter(n for r in rows for n in diagnoses_of(r)).items()}
-    assert rates.get("leakage", 0.0) == 0, "these splits share nothing"
-    assert rates["overfitting"] < 0.01, "at these few steps"
-    rates_of_collapse = [row.spec.train.lr for row in rows if "collapse" in diagnoses_of(row)]
+    # As of now: older rows hold what was made of them then.
+    found = [(row, diagnose(row)) for row in read_store(SHIPPED).results if row.curve]
+    assert not any("leakage" in names for _, names in found), "these splits share nothing"
+    # Evidence goes to rates that are too high on purpose, with thirty passes over 32 texts.
+    far = [names for row, names in found if str(row.provenance.get("grid")).startswith("evidence_")]
+    assert sum("overfitting" in names for names in far) < 0.1 * len(far)
+    near = [(row, names) for row, names in found if not str(row.provenance.get("grid")).startswith("evidence_")]
+    assert sum("overfitting" in names for _, names in near) < 0.01 * len(near), "at these few steps"
+    rates_of_collapse = [row.spec.train.lr for row, names in near if "collapse" in names]
     assert sum(rate >= 0.03 for rate in rates_of_collapse) > 0.9 * len(rates_of_collapse), "too high a rate"
+
+
+def test_a_mean_over_classes_varies_with_the_rare_ones() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.array([160, 30, 10])
+    draws = rng.binomial(classes, 0.7, (20_000, 3)) / classes
+    confusion = [[160, 0, 0], [0, 30, 0], [0, 0, 10]]
+    row = small.row()
+    row = replace(row, metrics={**row.metrics, "confusion": confusion})
+    rows = round(200 * _worth(row, "balanced_accuracy"))
+    assert standard_error(0.7, rows, "balanced_accuracy") == pytest.approx(draws.mean(1).std(), rel=0.1)
+    assert _worth(row, "accuracy") == 1
 
 
 class Leaky:
