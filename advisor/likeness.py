@@ -137,7 +137,6 @@ class Likeness:
         self._places = self._situation_tables([rows[i] for i in first], given, first)
         self._sizes = None if joint else self._trainable()
         self._kinds = _word_table(self.strategies)
-        self._joint = joint
         alike = ["kind", "strategy"]
         alike += ["pace", "rate", "setting"] if joint else ["size"] if self._sizes is not None else []
         if len(self.strategies) < 2:

@@ -83,12 +83,11 @@ def _rates(frame: pd.DataFrame) -> list[Rate]:
     measured = len(table.rows)
     tried = sorted({(row["hparams"]["lr"], row["hparams"]["rank"]) for row in table.rows})
     asked: list[dict[str, Any]] = [
-        {**table.rows[0], "backbone": "", "backbone_params": size, "hparams": {"lr": lr, "rank": rank}, "task": task}
-        for task, size in enumerate(SIZES)
+        {**table.rows[0], "backbone": "", "backbone_params": size, "hparams": {"lr": lr, "rank": rank}}
+        for size in SIZES
         for lr, rank in tried
     ]
     for row in asked:
-        row["task"] = table.rows[0]["task"]
         row["n_train"] = (row["n_train"] or 0) + 1 + SIZES.index(row["backbone_params"])  # a place of its own
     likeness = Likeness([*table.rows, *asked], True)
     y, _ = targets(table.loss, table.situation, np.arange(measured))
