@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +10,7 @@ from sweeper import __version__
 from sweeper.adapters_cli import adapters
 from sweeper.command import run
 from sweeper.data_cli import data, init
+from sweeper.export_cli import export
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
 from sweeper.outcome import rows_of
@@ -40,6 +38,7 @@ cli.add_command(resume)
 cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)
+cli.add_command(export)
 cli.add_command(init)
 cli.add_command(import_)
 cli.add_command(store)
@@ -198,44 +197,6 @@ def _filtered(results: list[TrialResult], filters: dict[str, Any]) -> list[Trial
             raise no_such(f"{name} in this store", value, map(str, known))
         results = [r for r in results if value == (r.status.value if name == "status" else getattr(r.spec, name))]
     return results
-
-
-@cli.command()
-@click.argument("file", type=click.Path(dir_okay=False))
-@results_option
-def export(file: str, folder: str) -> None:
-    """Write the store as one table to FILE.csv or FILE.parquet.
-
-    \b
-    sweeper export results.csv
-    """
-    from sweeper.results import to_frame
-
-    path = Path(file)
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"FILE must end in .csv or .parquet, got {file!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
-    contents = read_store(folder)
-    report_damage(contents, console(stderr=True))
-    frame = to_frame(contents.results)
-    if "curve" in frame:
-        frame["curve"] = frame["curve"].map(json.dumps)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.suffix == ".csv":
-            frame.map(_no_formula).to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    click.echo(f"{len(frame)} trials in {path}", err=True)
-
-
-def _no_formula(value: Any) -> Any:
-    """Return a cell that a spreadsheet shows and does not compute."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ import click
 from sweeper.data_cli import data_options
 from sweeper.early_stop import RULES
 from sweeper.launches import unfinished
+from sweeper.loggers import SINKS
 from sweeper.printing import Duration, console, format_option, print_json, results_option, say
+from sweeper.request import RECORDED, RECORDED_FIELDS, as_request
 from sweeper.results import ResultsStore
-from sweeper.run import RECORDED, RECORDED_FIELDS, as_request, carry_out
+from sweeper.run import carry_out
 from sweeper.search import LEAST_SETTINGS, OBJECTIVES, SEARCHES
 from sweeper.spec import Status
 
@@ -85,6 +87,12 @@ if TYPE_CHECKING:
     help="End what takes longer a trial, and go on with the others. [default: no limit]",
 )
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
+@click.option(
+    "--log",
+    multiple=True,
+    metavar="NAME[=WHERE]",
+    help="Tell a tracker of each trial: " + ", ".join(SINKS) + "; mlflow=URI and wandb=DIR say where.",
+)
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
 def launch(folder: str, form: str, **options: Any) -> None:
@@ -98,6 +106,7 @@ def launch(folder: str, form: str, **options: Any) -> None:
     sweeper launch --grid strategies --data reviews.csv --model minilm
     sweeper launch --grid strategies --search halving --budget 10m
     sweeper launch --grid strategies --early-stop median
+    sweeper launch --grid lora_ranks --log mlflow=sqlite:///mlflow.db
     """
     names = {ours: own for own, ours in RECORDED.items()}
     asked = as_request({names.get(name, name): value for name, value in options.items()} | {"results": folder})
