@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sweeper.completion import names
 from sweeper.data_cli import data_options
 from sweeper.early_stop import RULES
 from sweeper.launches import unfinished
@@ -23,18 +24,31 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--grid", "grid_name", required=True, metavar="NAME|FILE.toml", help="A shipped grid (`sweeper ls`) or a file."
+    "--grid",
+    "grid_name",
+    required=True,
+    metavar="NAME|FILE.toml",
+    help="A shipped grid (`sweeper ls`) or a file.",
+    shell_complete=names("grid"),
 )
 @click.option(
     "--strategy",
     "strategies",
     multiple=True,
     metavar="NAME",
+    shell_complete=names("strategy"),
     help="Only this one, also one that the grid lacks, such as peft:METHOD; may be given again.",
 )
 @click.option("--data", "data_name", metavar="DATA", help="Your own rows, instead of the grid's tasks.")
 @data_options
-@click.option("--model", "models", multiple=True, metavar="NAME", help="For --data; may be given again.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="For --data; may be given again.",
+    shell_complete=names("model"),
+)
 @click.option("--steps", type=click.IntRange(1), help="For --data. [default: what suits the rows]")
 @results_option
 @click.option("--dry-run", is_flag=True, help="Show the trials and their number, and run nothing.")
@@ -138,7 +152,7 @@ def resume(context: click.Context, folder: str, form: str) -> None:
     for options in commands:
         say(console(stderr=True), f"Resuming --grid {options['grid_name']}, launched into {folder} before.")
         try:
-            given = {name: tuple(own) if isinstance(own, list) else own for name, own in options.items()}
+            given = {key: tuple(own) if isinstance(own, list) else own for key, own in options.items()}
             context.invoke(launch, **{**given, "folder": folder, "form": form})
             codes.append(0)
         except SystemExit as ended:
