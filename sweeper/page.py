@@ -175,7 +175,7 @@ def table(
     *,
     caption: str = "",
     label: str = "",
-    numbers: bool = True,
+    words: int = 1,
 ) -> Markup:
     """Return a table that scrolls sideways where it is too wide; the first cell of a row is its heading.
 
@@ -184,15 +184,15 @@ def table(
         rows: Cells from left to right.
         caption: Said above the table, and its name.
         label: Its name where there is no caption.
-        numbers: Set all columns but the first to the right, in digits of equal width.
+        words: So many columns from the left hold words; the others are numbers, set to the right.
     """
-    kind = "number" if numbers else None
-    head = (element("th", cell, scope="col", class_=kind if place else None) for place, cell in enumerate(headings))
+    kinds = [None if place < words else "number" for place in range(len(headings))]
+    head = (element("th", cell, scope="col", class_=kind) for kind, cell in zip(kinds, headings, strict=True))
     lines = (
         element(
             "tr",
             *(
-                element("td", cell, class_=kind) if place else element("th", cell, scope="row")
+                element("td", cell, class_=kinds[place]) if place else element("th", cell, scope="row")
                 for place, cell in enumerate(row)
             ),
         )
