@@ -16,6 +16,7 @@ from sweeper.data_cli import data, init
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume, rows_of
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
+from sweeper.report_cli import report
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
 from sweeper.store_cli import store
@@ -36,6 +37,7 @@ def cli() -> None:
 
 cli.add_command(launch)
 cli.add_command(resume)
+cli.add_command(report)
 cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)

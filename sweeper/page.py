@@ -61,6 +61,7 @@ caption { text-align: left; color: var(--soft); padding: 0 0 .35rem; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: nowrap; }
 tbody th { font-weight: 600; }
+.scroll tbody th:first-child { position: sticky; left: 0; background: var(--paper); }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 figure { margin: 1rem 0; }
 figcaption { color: var(--soft); font-size: .875rem; }
@@ -80,7 +81,8 @@ button { background: var(--accent); border-color: var(--accent); color: var(--on
     --edge: #666; --accent: #000; --good: #000; --bad: #000; --warn: #000; }
   html { font-size: 10pt; } nav, .skip { display: none; } header, main, footer { max-width: none; padding: 0; }
   details::details-content { content-visibility: visible; height: auto; }
-  figure, table, .panel { break-inside: avoid; } h2, h3, h4 { break-after: avoid; } .scroll { overflow: visible; } }
+  figure, table, .panel { break-inside: avoid; } h2, h3, h4 { break-after: avoid; } .scroll { overflow: visible; }
+  .scroll tbody th:first-child { position: static; } }
 """
 
 

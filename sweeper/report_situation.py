@@ -1,0 +1,322 @@
+"""The part of a report that is about one situation: the answer, the table, the figures, and what lies behind them."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from sweeper.chart import Chart
+from sweeper.contest import Contest, Lead, Situation
+from sweeper.figures import Styles, count, megabytes, seconds, setting
+from sweeper.page import element, join, table
+from sweeper.per_class import Confusion, class_scores, typical_trials
+from sweeper.sensitivity import Profile
+from sweeper.spec import TrialResult
+from sweeper.summary import Line, untouched
+from sweeper.svg import draw, key
+from sweeper.table import EXPLAINED, SUMMARY, columns_of, memory_kind, named, score, short
+
+SHADES = 9
+
+
+def facts(*pairs: tuple[str, object, object]) -> Markup:
+    """Return questions with a short answer and a longer one each, side by side where there is room."""
+    return element(
+        "dl",
+        *(
+            element("div", element("dt", ask), element("dd", short_one, class_="big"), element("dd", long_one))
+            for ask, short_one, long_one in pairs
+        ),
+        class_="facts",
+    )
+
+
+def answer(contest: Contest) -> Markup:
+    """Return which, by how much, how sure, and at what cost."""
+    winner = contest.winner
+    cheaper = ""
+    if contest.frugal:
+        frugal = contest.frugal
+        cheaper = element(
+            "p",
+            element("strong", "Nearly as good for less: "),
+            f"{setting(frugal, contest)} trains {share(frugal)} of the parameters "
+            f"({count(frugal.mean('trainable_params'))}) and is within a point on valid; "
+            f"test {score(frugal.spread('test_score'))}.",
+            class_="small",
+        )
+    return element(
+        "div",
+        facts(
+            ("Which?", setting(winner, contest), _which(contest)),
+            ("By how much?", *by_how_much(contest)),
+            ("How sure?", *how_sure(contest.over_runner_up)),
+            ("At what cost?", f"{seconds(winner.mean('train_seconds'))} to train", cost(winner)),
+        ),
+        cheaper,
+        class_="panel answer",
+    )
+
+
+def _which(contest: Contest) -> str:
+    winner = contest.winner
+    metric = contest.metric.replace("_", " ")
+    rivals = len(contest.lines) - 1
+    chosen = f"Best on valid of {rivals + 1} settings." if rivals else "The only setting with a complete trial."
+    return f"Test {metric} {score(winner.spread('test_score'))} at learning rate {short(winner.train['lr'])}. {chosen}"
+
+
+def by_how_much(contest: Contest) -> tuple[object, object]:
+    """Return the lead over the runner-up on test, and over what else one would compare with."""
+    others = [
+        f"{signed(gap)} over {name}"
+        for name, gap in (
+            ("full fine-tuning", contest.over_baseline),
+            ("the source model before training", contest.over_source),
+        )
+        if gap
+    ]
+    if contest.runner_up is None:
+        return "no rival", sentence("Nothing else has a complete trial", *others)
+    rival, gap = setting(contest.runner_up, contest), contest.over_runner_up
+    if gap is None:
+        return "not comparable", sentence(f"It shares no seed with {rival}", *others)
+    if gap.mean < 0:
+        return f"{signed(gap)} points", sentence(f"on test behind {rival}, though ahead on valid", *others)
+    return f"{signed(gap)} points", sentence(f"on test over {rival}", *others)
+
+
+def how_sure(gap: Lead | None, over: str = "seed") -> tuple[object, object]:
+    """Return whether the lead is more than chance, and its interval."""
+    if gap is None:
+        return "unknown", "There is nothing to compare with."
+    if gap.low is None or gap.high is None:
+        return "unknown", f"One {over}: no interval. Run it with three {over}s or more."
+    interval = f"95 % interval {points(gap.low)} to {points(gap.high)} points, paired over {gap.pairs} {over}s"
+    if gap.is_settled:
+        return element("span", "settled", class_="good"), f"{interval}."
+    return element("span", "not settled", class_="warn"), f"{interval}: it holds 0."
+
+
+def cost(line: Line) -> str:
+    """Return what a line costs besides time."""
+    parts = [
+        f"{count(line.mean('trainable_params'))} trainable ({share(line)})",
+        f"{megabytes(line.mean('peak_memory_bytes') / 2**20)} memory",
+    ]
+    saved, forgets = line.spread("saved_bytes"), line.spread("forgetting")
+    parts += [f"{megabytes(saved.mean / 2**20)} to keep"] if saved else []
+    parts += [f"forgets {100 * forgets.mean:.1f} points"] if forgets else []
+    return ", ".join(parts) + "."
+
+
+def section(
+    contest: Contest, rows: Sequence[TrialResult], charts: Sequence[Chart], found: Sequence[Profile], styles: Styles
+) -> Markup:
+    """Return one situation, with everything that its rows tell."""
+    model, task, n_train, steps = contest.situation
+    complete = sum(len(line.trials) for line in contest.lines)
+    name = anchor(contest.situation)
+    return element(
+        "section",
+        element("h3", f"{model} on {task}", id=name),
+        element(
+            "p",
+            f"{n_train:,} training rows, {steps:,} steps, {contest.metric.replace('_', ' ')}. {len(rows):,} trials; "
+            f"{complete:,} with the rates that were chosen.",
+            class_="soft small",
+        ),
+        answer(contest),
+        lines_table(contest),
+        legend(contest, styles),
+        element("div", *(figure(chart) for chart in charts), class_="figures"),
+        _details("Sensitivity to each hyperparameter", _sensitivity(found)),
+        _details("Class by class", _by_class(contest)),
+        _details("Trials behind the best setting", _trials(contest)),
+        class_="situation",
+        aria_labelledby=name,
+    )
+
+
+def anchor(situation: Situation) -> str:
+    """Return the id of a situation's heading."""
+    names = [re.sub(r"[^A-Za-z0-9_.]", "_", str(part)) for part in situation]
+    is_whole = names == [*map(str, situation)]
+    mark = "" if is_whole else f"-{zlib.crc32(repr(situation).encode()):08x}"  # two names may have lost what differs
+    return f"at-{'-'.join(names)}{mark}"
+
+
+def lines_table(contest: Contest) -> Markup:
+    """Return every setting with its scores and costs, as `sweeper show --summary` has it."""
+    shown = columns_of(contest.lines)
+    rows = []
+    for line in contest.lines:
+        siblings = [other.hparams for other in contest.lines if other.strategy == line.strategy]
+        rows.append(
+            [line.strategy, named(line.hparams, siblings), *(SUMMARY[heading](line) for heading in shown)],
+        )
+    before = untouched(contest.lines)
+    notes = [
+        "Scores in per cent, mean ± standard deviation over seeds; the rate is chosen on valid.",
+        "Ordered by the valid score on the seeds that all share."
+        if len({len(line.trials) for line in contest.lines}) > 1
+        else "",
+        *(
+            f"{name}: {text.format(memory_kind=memory_kind(contest.winner))}."
+            for name, text in EXPLAINED.items()
+            if name in shown
+        ),
+        f"Before training the source model has {score(before)} on test." if before else "",
+        "Where seeds were stopped early, the mean is of the better ones that are left."
+        if any(line.pruned for line in contest.lines)
+        else "",
+    ]
+    return join(
+        [
+            table(["strategy", "settings", *shown], rows, label="Settings, best first", words=2),
+            element("p", join(filter(None, notes), " "), class_="soft small"),
+        ]
+    )
+
+
+def legend(contest: Contest, styles: Styles) -> Markup:
+    """Return which mark is which strategy."""
+    marks = [
+        element("li", key(styles[strategy]), " ", strategy)
+        for strategy in dict.fromkeys(line.strategy for line in contest.lines)
+    ]
+    text = (
+        "Filled: on the Pareto front (dashed), where nothing else is both cheaper and better. Bars: standard deviation."
+    )
+    return join(
+        [element("ul", *marks, class_="legend", aria_label="Marks"), element("p", text, class_="soft small")],
+    )
+
+
+def figure(chart: Chart) -> Markup:
+    """Return a chart with its title."""
+    return element("figure", element("figcaption", chart.title), draw(chart))
+
+
+def share(line: Line) -> str:
+    """Return the share of the parameters that train."""
+    return f"{100 * line.mean('trainable_params') / line.mean('total_params'):.2g} %".replace("1e+02", "100")
+
+
+def points(value: float) -> str:
+    """Return a difference of scores in points, with its sign."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
+
+
+def signed(gap: Lead) -> str:
+    """Return the mean of a lead in points."""
+    return points(gap.mean)
+
+
+def sentence(*parts: str) -> str:
+    """Return parts as one sentence."""
+    text = "; ".join(parts)
+    return f"{text}."
+
+
+def _details(title: str, content: Markup | None) -> Markup:
+    return element("details", element("summary", title), content) if content else Markup("")
+
+
+def _sensitivity(found: Sequence[Profile]) -> Markup | None:
+    if not found:
+        return None
+    rows = [
+        [
+            own.strategy,
+            own.name,
+            f"{100 * own.range:.1f}",
+            short(own.best),
+            ", ".join(f"{short(value)}: {score(spread)}" for value, spread in own.points),
+        ]
+        for own in sorted(found, key=lambda own: -own.range)
+    ]
+    text = (
+        "Valid score over the values of one hyperparameter, everything else chosen anew for each; "
+        "range: from the worst value to the best."
+    )
+    headings = ["strategy", "hyperparameter", "range, points", "best", "valid score at each value"]
+    return join([element("p", text, class_="soft small"), table(headings, rows, label="Sensitivity", words=5)])
+
+
+def _by_class(contest: Contest) -> Markup | None:
+    typical = [
+        trial
+        for trial in typical_trials(contest.lines)
+        if trial.metrics.get("confusion") and len(trial.metrics["confusion"]) > 1
+    ]
+    if not typical:
+        return None
+    order = [*contest.best_of()]
+    typical.sort(key=lambda trial: order.index(trial.spec.strategy))
+    first = typical[0]
+    confusion: Confusion = first.metrics["confusion"]
+    names = [str(name) for name in first.context.get("labels", range(len(confusion)))]
+    own = class_scores(confusion)
+    f1 = [class_scores(trial.metrics["confusion"]) for trial in typical]
+    rows = [
+        [
+            names[k],
+            str(own[k].rows),
+            f"{100 * own[k].precision:.1f}",
+            f"{100 * own[k].recall:.1f}",
+            *(f"{100 * scores[k].f1:.1f}" for scores in f1 if k < len(scores)),
+        ]
+        for k in range(len(confusion))
+    ]
+    strategy = first.spec.strategy
+    headings = ["class", "rows", f"precision, {strategy}", f"recall, {strategy}"]
+    headings += [f"F1, {trial.spec.strategy}" for trial in typical]
+    text = "Test rows. Of each strategy's best setting it is the seed with the median valid score, in per cent."
+    return join(
+        [
+            element("p", text, class_="soft small"),
+            table(headings, rows, label="Class by class"),
+            _matrix(confusion, names, f"Confusion matrix of {strategy}: rows are true classes, columns what was said"),
+        ]
+    )
+
+
+def _matrix(confusion: Confusion, names: Sequence[str], caption: str) -> Markup:
+    head = element("tr", element("th", "true", scope="col"), *(element("th", name, scope="col") for name in names))
+    body = []
+    for name, row in zip(names, confusion, strict=True):
+        most = sum(row) or 1
+        cells = (element("td", rows or "·", class_=f"h{round(SHADES * rows / most)}" if rows else None) for rows in row)
+        body.append(element("tr", element("th", name, scope="row"), *cells))
+    drawn = element("table", element("thead", head), element("tbody", *body), class_="matrix")
+    return join(
+        [
+            element("p", f"{caption}.", class_="soft small"),
+            element("div", drawn, class_="scroll", tabindex=0, role="group", aria_label=caption),
+        ]
+    )
+
+
+def _trials(contest: Contest) -> Markup:
+    rows = [
+        [
+            trial.trial_id,
+            str(trial.spec.seed),
+            f"{trial.metrics['valid_score']:.4f}",
+            f"{trial.metrics['test_score']:.4f}",
+            f"{trial.metrics['train_seconds']:.3g}",
+        ]
+        for trial in contest.winner.trials
+    ]
+    text = join(["Every hyperparameter of a trial: ", element("code", f"sweeper show {rows[0][0]}"), "."])
+    return join(
+        [
+            table(["trial", "seed", "valid", "test", "seconds"], rows, label="Trials behind the best setting"),
+            element("p", text, class_="small"),
+        ]
+    )
