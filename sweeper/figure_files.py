@@ -66,7 +66,7 @@ def _draw(chart: Chart, axes: Any) -> None:
                 color=colour,
                 markerfacecolor=fill,
             )
-        axes.plot([], [], marker=marker, color=colour, linestyle=line, label=own.name.replace("_", " "))
+        axes.plot([], [], marker=marker, color=colour, linestyle=line, label=own.name)
     if chart.front:
         axes.step(
             *zip(*chart.front, strict=True),
@@ -85,7 +85,8 @@ def _draw(chart: Chart, axes: Any) -> None:
     axes.set_ylim(chart.y_range())
     axes.set_title(chart.title, fontsize=10, parse_math=False)
     axes.grid(alpha=0.3)
-    axes.figure.legend(loc="outside right upper", fontsize=8)
+    for text in axes.figure.legend(loc="outside right upper", fontsize=8).get_texts():
+        text.set_parse_math(False)  # names come from rows
 
 
 def _axis(axis: Any, scale: Any, own: Axis) -> None:

@@ -119,7 +119,8 @@ def curves(contest: Contest, styles: Styles) -> Chart | None:
         at: dict[float, list[float]] = {}
         for trial in line.trials:
             for point in trial.curve:
-                at.setdefault(point["step"], []).append(100 * point["valid_score"])
+                if "valid_score" in point and "step" in point:
+                    at.setdefault(point["step"], []).append(100 * point["valid_score"])
         whole = {step: statistics.fmean(own) for step, own in sorted(at.items()) if len(own) == len(line.trials)}
         marks = tuple(Mark(x, y, f"{strategy}: {y:.1f} points after {x:g} steps") for x, y in whole.items())
         if len(marks) > 1:
@@ -143,8 +144,9 @@ def ranks(contest: Contest, styles: Styles) -> Chart | None:
     for strategy in dict.fromkeys(line.strategy for line in contest.lines):
         best: dict[int, Line] = {}
         for line in contest.lines:
-            if line.strategy == strategy and line.hparams.get("rank"):
-                best.setdefault(line.hparams["rank"], line)
+            rank = line.hparams.get("rank")
+            if line.strategy == strategy and isinstance(rank, int) and rank > 0:
+                best.setdefault(rank, line)
         marks = []
         for rank, line in sorted(best.items()):
             test = line.spread("test_score")

@@ -76,7 +76,7 @@ input[type=radio], input[type=checkbox] { accent-color: var(--accent); width: 1.
 button { background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600;
   padding: .5rem 1.1rem; cursor: pointer; }
 @media (max-width: 40rem) { header, main, footer { padding-left: 1rem; padding-right: 1rem; }
-  h1 { font-size: 1.4rem; } h2 { font-size: 1.2rem; } .panel { padding: .75rem 1rem; } }
+  h1 { font-size: 1.3rem; } .lead { font-size: .95rem; } h2 { font-size: 1.2rem; } .panel { padding: .75rem 1rem; } }
 @media print { :root { color-scheme: light; --paper: #fff; --panel: #fff; --ink: #000; --soft: #333; --line: #aaa;
     --edge: #666; --accent: #000; --good: #000; --bad: #000; --warn: #000; }
   html { font-size: 10pt; } nav, .skip { display: none; } header, main, footer { max-width: none; padding: 0; }
@@ -123,7 +123,7 @@ def page(
         f"default-src 'none'; img-src data:; style-src {_hash(css)}; "
         f"script-src {_hash(script)}; connect-src {home}; form-action {home}; base-uri 'none'"
     )
-    return Markup(
+    whole = Markup(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -148,6 +148,7 @@ def page(
         foot=element("footer", footer) if footer else "",
         script=element("script", Markup(script)) if script else "",  # noqa: S704
     )
+    return str(whole)
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:

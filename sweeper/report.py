@@ -8,16 +8,15 @@ from markupsafe import Markup
 
 from sweeper import report_facts
 from sweeper.chart import Chart
-from sweeper.contest import BASELINE, Contest, Situation, Standing, contests, situation_of, standings
+from sweeper.contest import Contest, Situation, Standing, contests, situation_of, standings
 from sweeper.figures import Styles, all_figures, overview
-from sweeper.page import element, join, page, table
-from sweeper.report_situation import anchor, facts, figure, how_sure, points, section, sentence, setting, share
+from sweeper.page import element, join, page
+from sweeper.report_overview import over_all, what_won
+from sweeper.report_situation import anchor, section
 from sweeper.sensitivity import profiles
 from sweeper.spec import TrialResult
-from sweeper.summary import Line, summarise
+from sweeper.summary import summarise
 from sweeper.svg import STYLE as SVG_STYLE
-from sweeper.svg import key
-from sweeper.table import score
 
 STYLE = (
     """
@@ -30,7 +29,8 @@ STYLE = (
 .answer { border-left: 4px solid var(--accent); }
 .answer > p { margin: .75rem 0 0; max-width: none; }
 .situation { border-top: 1px solid var(--line); margin-top: 2.5rem; }
-.situation h3 { margin-top: 1.25rem; font-size: 1.2rem; }
+.situation > h2 { margin-top: 1.25rem; }
+.situation:first-child { border: 0; margin-top: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem 2rem; }
 .figures figure { margin: .5rem 0 0; }
 figcaption { font-weight: 600; color: var(--ink); margin-bottom: .25rem; }
@@ -99,7 +99,7 @@ def report_html(
     elif len(found) == 1:
         first = Markup("")  # the situation's own answer stands first
     else:
-        first = _overview(found, ranked, styles)
+        first = over_all(found, ranked, styles)
     sections = []
     for contest in watch(found):
         mine = by_situation[contest.situation]
@@ -137,6 +137,14 @@ def report_html(
         ),
         style=SVG_STYLE + STYLE,
     )
+
+
+def notebook_html(rows: Sequence[TrialResult]) -> str:
+    """Return what won each situation as a plain table, for a notebook's ``_repr_html_``: it brings no style."""
+    found = contests(summarise(rows))
+    if not found:
+        return str(element("p", f"{_counts(rows, found)}, none of them complete."))
+    return str(join([element("p", f"{_counts(rows, found)}."), what_won(found, links=False)]))
 
 
 def charts_of(rows: Sequence[TrialResult]) -> dict[str, list[Chart]]:
@@ -178,125 +186,6 @@ def _nothing(rows: Sequence[TrialResult]) -> Markup:
     return element("div", element("p", element("strong", text)), class_="panel answer")
 
 
-def _overview(found: Sequence[Contest], ranked: Sequence[Standing], styles: Styles) -> Markup:
-    rows = [
-        [
-            join([key(styles[own.strategy]), " ", own.strategy]),
-            str(len(own.lines)),
-            str(own.best_in),
-            f"{100 * own.mean_lost:.1f}",
-            f"{100 * own.worst:.1f}",
-            f"{100 * own.median(_share):.2g} %".replace("1e+02", "100"),
-            _times(own.ratio("train_seconds")),
-            _times(own.ratio("peak_memory_bytes")),
-            "-" if (forgets := own.forgets()) is None else f"{100 * forgets:.1f}",
-        ]
-        for own in ranked
-    ]
-    headings = ["strategy", "tried in", "best in", "lost, mean", "lost, most", "trains", "time", "memory", "forgets"]
-    text = (
-        "Each strategy's best setting in each situation, chosen on valid and scored on test. Lost: points below the "
-        "best strategy of the situation, each task counting the same. Trains: median share of the parameters. Time, memory: "
-        "median multiple of full fine-tuning's. Strategies tried in fewer than half of the situations stand last: they "
-        "had other rivals."
-    )
-    return join(
-        [
-            _overall_answer(found, ranked),
-            element("h2", "Over all situations"),
-            element(
-                "div",
-                element(
-                    "div",
-                    table(headings, rows, label="Strategies over all situations"),
-                    element("p", text, class_="soft small"),
-                ),
-                figure(overview(ranked, styles)),
-                class_="pair",
-            ),
-            element("h2", "Situations", id="situations"),
-            _index(found),
-        ]
-    )
-
-
-def _overall_answer(found: Sequence[Contest], ranked: Sequence[Standing]) -> Markup:
-    first, second = ranked[0], ranked[1] if len(ranked) > 1 else None
-    gap = first.over(second) if second else None
-    settled = sum(bool(contest.over_runner_up and contest.over_runner_up.is_settled) for contest in found)
-    if second and gap:
-        much = (
-            f"{points(gap.mean)} points",
-            (
-                f"on test over {second.strategy} on average, each task counting the same. To the best of each situation "
-                f"it loses {100 * first.mean_lost:.1f}, {second.strategy} {100 * second.mean_lost:.1f}."
-            ),
-        )
-    else:
-        much = "no rival", f"It loses {100 * first.mean_lost:.1f} points to the best of each situation."
-    sure, why = how_sure(gap, "task")
-    forgets = first.forgets()
-    time, memory = first.ratio("train_seconds"), first.ratio("peak_memory_bytes")
-    costs = [f"forgets {100 * forgets:.1f} points"] if forgets is not None else []
-    if time and memory and first.strategy != BASELINE:
-        costs.append(f"{_times(time)} the time and {_times(memory)} the memory of full fine-tuning")
-    cheap = _cheaper(first, ranked)
-    return element(
-        "div",
-        facts(
-            (
-                "Which?",
-                first.strategy,
-                f"Best in {first.best_in} of the {len(first.lines)} situations that it was tried in, and loses least "
-                "on average.",
-            ),
-            ("By how much?", *much),
-            ("How sure?", sure, f"{why} In {settled} of {len(found)} situations the winner's lead is settled."),
-            (
-                "At what cost?",
-                f"trains {100 * first.median(_share):.2g} %".replace("1e+02", "100"),
-                sentence("of the parameters, which is also what to keep on disk a task", *costs, *cheap),
-            ),
-        ),
-        class_="panel answer",
-    )
-
-
-def _cheaper(first: Standing, ranked: Sequence[Standing]) -> list[str]:
-    """Return what another strategy would save, and lose: the one among the widely tried that trains least."""
-    widely = [own for own in ranked[1:] if len(own.lines) >= len(first.lines) / 2 and own.median(_share) < 0.1]
-    if not widely:
-        return []
-    own = widely[0]
-    time, memory = own.ratio("train_seconds"), own.ratio("peak_memory_bytes")
-    saved = f" in {_times(time)} the time and {_times(memory)} the memory of full" if time and memory else ""
-    return [f"{own.strategy} trains {100 * own.median(_share):.2g} %{saved}, losing {100 * own.mean_lost:.1f}"]
-
-
-def _index(found: Sequence[Contest]) -> Markup:
-    rows = []
-    for contest in found:
-        model, task, n_train, steps = contest.situation
-        gap = contest.over_runner_up
-        rows.append(
-            [
-                element("a", f"{model} on {task}", href=f"#{anchor(contest.situation)}"),
-                f"{n_train:,}",
-                f"{steps:,}",
-                setting(contest.winner, contest),
-                score(contest.winner.spread("test_score")),
-                points(gap.mean) if gap else "-",
-                f"{points(gap.low)} to {points(gap.high)}"
-                if gap and gap.low is not None and gap.high is not None
-                else "-",
-                "settled" if gap and gap.is_settled else "",
-                share(contest.winner),
-            ]
-        )
-    headings = ["model and task", "rows", "steps", "best on valid", "test", "ahead by", "95 %", "", "trains"]
-    return table(headings, rows, label="Situations")
-
-
 def _reading(asked: Mapping[str, str | None]) -> Markup:
     texts = [
         "Rates and settings are chosen on validation rows and reported on test rows; the row that wins on valid may be "
@@ -312,11 +201,3 @@ def _reading(asked: Mapping[str, str | None]) -> Markup:
     if told:
         parts += [element("p", "The grids, and what they ask:"), element("ul", *told)]
     return join(parts)
-
-
-def _share(line: Line) -> float:
-    return line.mean("trainable_params") / line.mean("total_params")
-
-
-def _times(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}\N{MULTIPLICATION SIGN}"

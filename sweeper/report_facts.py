@@ -37,24 +37,20 @@ def failures(rows: Sequence[TrialResult]) -> Markup:
     if not bad:
         return element("p", f"None: all {len(rows):,} trials are complete.")
     groups: dict[tuple[str, ...], int] = Counter(
-        (row.status.value.replace("_", " "), row.spec.strategy, row.spec.model, row.spec.task, _first_line(row.error))
-        for row in bad
+        (_words(row.status), row.spec.strategy, row.spec.model, row.spec.task, _first_line(row.error)) for row in bad
     )
     counted = sorted(groups.items(), key=lambda group: (-group[1], group[0]))
     cells = [
         [status, strategy, f"{model} on {task}", said, str(n)] for (status, strategy, model, task, said), n in counted
     ]
+    counts = ", ".join(f"{n:,} {_words(status)}" for status, n in ended.items() if status is not Status.COMPLETE)
     parts = [
         element(
             "p",
-            f"{len(bad):,} of {len(rows):,} trials: "
-            + ", ".join(
-                f"{n:,} {status.value.replace('_', ' ')}"
-                for status, n in ended.items()
-                if status is not Status.COMPLETE
-            )
-            + ". Running out of memory and divergence are findings about a strategy; "
-            "`sweeper launch` runs those again that crashed, were timed out or preempted.",
+            f"{len(bad):,} of {len(rows):,} trials: {counts}. Running out of memory and divergence are findings about "
+            "a strategy; what crashed, was timed out or preempted is run again by the next ",
+            element("code", "sweeper launch"),
+            ".",
         ),
         table(
             ["ended", "strategy", "where", "what was said", "trials"], cells[:MOST_ERRORS], label="Failures", words=4
@@ -63,6 +59,10 @@ def failures(rows: Sequence[TrialResult]) -> Markup:
     if len(cells) > MOST_ERRORS:
         parts.append(element("p", f"And {len(cells) - MOST_ERRORS} more kinds.", class_="soft"))
     return join(parts)
+
+
+def _words(status: Status) -> str:
+    return status.value.replace("_", " ")
 
 
 def _first_line(text: str | None) -> str:
@@ -133,7 +133,7 @@ def provenance(rows: Sequence[TrialResult], stores: Mapping[str, str]) -> Markup
         cells += [[package, _counted(own)]] if own else []
     folders = Counter(stores[row.trial_id] for row in rows if row.trial_id in stores)
     cells += [["store", _counted(folders)]] if folders else []
-    return table(["", "values, with trials"], cells, label="Provenance", words=2)
+    return table(["what", "values, with trials"], cells, label="Provenance", words=2)
 
 
 def _counted(values: Counter[str]) -> str:
@@ -156,8 +156,8 @@ def reproduce(rows: Sequence[TrialResult], command: str, results: str) -> Markup
     lines += [f"sweeper show --summary{where}", command]
     text = (
         "A launch runs only what the store does not have: into an empty one, name another folder. Grids that end in "
-        ".toml are files of whoever made the rows. Equal seeds give equal rows on equal machines; scores differ a little "
-        "between kinds of hardware, times a lot."
+        ".toml are files of whoever made the rows. Equal seeds give equal rows on equal machines; scores differ a "
+        "little between kinds of hardware, times a lot."
     )
     return join(
         [element("pre", element("code", "\n".join(lines)), tabindex=0), element("p", text, class_="soft small")]
