@@ -35,8 +35,8 @@ def section(
         element("h2", f"{model} on {task}, {n_train:,} rows, {steps:,} steps", id=name),
         element(
             "p",
-            f"Scored by {contest.metric.replace('_', ' ')}. {len(rows):,} trials; {complete:,} with the rates that were "
-            "chosen on valid.",
+            f"Scored by {contest.metric.replace('_', ' ')}. {len(rows):,} trials; {complete:,} with the rates that "
+            "were chosen on valid.",
             class_="soft small",
         ),
         answer(contest),
