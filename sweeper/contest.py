@@ -47,8 +47,13 @@ class Lead:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether the whole interval is ahead."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether the whole interval is behind: what was chosen on valid does worse on test."""
+        return self.high is not None and self.high < 0
 
 
 def lead(line: Line, other: Line) -> Lead | None:

@@ -81,6 +81,7 @@ button { background: var(--accent); border-color: var(--accent); color: var(--on
     --edge: #666; --accent: #000; --good: #000; --bad: #000; --warn: #000; }
   html { font-size: 10pt; } nav, .skip { display: none; } header, main, footer { max-width: none; padding: 0; }
   details::details-content { content-visibility: visible; height: auto; }
+  table { font-size: 7.5pt; } th, td { padding: .2rem .4rem .2rem 0; } thead th { white-space: normal; }
   figure, table, .panel { break-inside: avoid; } h2, h3, h4 { break-after: avoid; } .scroll { overflow: visible; }
   .scroll tbody th:first-child { position: static; } }
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from sweeper import report_facts
+from sweeper import __version__, report_facts
 from sweeper.chart import Chart
 from sweeper.contest import Contest, Situation, Standing, contests, situation_of, standings
 from sweeper.figures import Styles, all_figures, overview
@@ -101,10 +101,12 @@ def report_html(
     else:
         first = over_all(found, ranked, styles)
     sections = []
+    back = element("a", "All situations", href="#situations") if len(found) > 1 else Markup("")
     for contest in watch(found):
         mine = by_situation[contest.situation]
         sensitivity = profiles(mine)
-        sections.append(section(contest, mine, all_figures(contest, sensitivity, styles), sensitivity, styles))
+        charts = all_figures(contest, sensitivity, styles)
+        sections.append(section(contest, mine, charts, sensitivity, styles, report_facts.store_option(results), back))
     parts: list[tuple[str, str, Markup]] = [
         ("failures", "Failures", report_facts.failures(rows)),
         ("diagnoses", "Diagnoses", report_facts.diagnoses(rows)),
@@ -135,6 +137,7 @@ def report_html(
             element("ul", *(element("li", element("a", title, href=to)) for to, title in links)),
             aria_label="Parts",
         ),
+        footer=f"Written by sweeper {__version__}. Nothing in this file loads anything from elsewhere.",
         style=SVG_STYLE + STYLE,
     )
 

@@ -87,6 +87,8 @@ def how_sure(gap: Lead | None, over: str = "seed") -> tuple[object, object]:
     interval = f"95 % interval {points(gap.low)} to {points(gap.high)} points, paired over {gap.pairs} {over}s"
     if gap.is_settled:
         return element("span", "settled", class_="good"), f"{interval}."
+    if gap.is_refuted:
+        return element("span", "settled against it", class_="bad"), f"{interval}: valid and test disagree."
     return element("span", "not settled", class_="warn"), f"{interval}: it holds 0."
 
 

@@ -136,6 +136,11 @@ def provenance(rows: Sequence[TrialResult], stores: Mapping[str, str]) -> Markup
     return table(["what", "values, with trials"], cells, label="Provenance", words=2)
 
 
+def store_option(results: str) -> str:
+    """Return what names a store in a command; nothing for the one that is meant without."""
+    return "" if results == "results" else f" --results {shlex.quote(results)}"
+
+
 def _counted(values: Counter[str]) -> str:
     """Return values with how often each occurs, where there is more than one."""
     most = values.most_common(8)
@@ -149,7 +154,7 @@ def reproduce(rows: Sequence[TrialResult], command: str, results: str) -> Markup
     lines = ['pip install -e ".[hf,data,qlora,search]"']
     if len(commits) == 1:
         lines.insert(0, f"git checkout {shlex.quote(commits.pop())}")
-    where = "" if results == "results" else f" --results {shlex.quote(results)}"
+    where = store_option(results)
     for name, question in questions(rows).items():
         file = name if question else f"{name}.toml"
         lines.append(f"sweeper launch --grid {shlex.quote(file)}{where}")

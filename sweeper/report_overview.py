@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from sweeper.contest import BASELINE, Contest, Standing
+from sweeper.contest import BASELINE, Contest, Lead, Standing
 from sweeper.figures import Styles, overview, setting
 from sweeper.page import element, join, table
 from sweeper.report_answer import facts, how_sure, points, sentence, share
@@ -121,20 +121,26 @@ def what_won(found: Sequence[Contest], links: bool = True) -> Markup:
         rows.append(
             [
                 element("a", name, href=f"#{anchor(contest.situation)}") if links else name,
+                setting(contest.winner, contest),
                 f"{n_train:,}",
                 f"{steps:,}",
-                setting(contest.winner, contest),
                 score(contest.winner.spread("test_score")),
                 points(gap.mean) if gap else "-",
                 f"{points(gap.low)} to {points(gap.high)}"
                 if gap and gap.low is not None and gap.high is not None
                 else "-",
-                "settled" if gap and gap.is_settled else "no",
+                _verdict(gap),
                 share(contest.winner),
             ]
         )
-    headings = ["model and task", "rows", "steps", "best on valid", "test", "ahead by", "95 %", "sure", "trains"]
-    return table(headings, rows, label="Situations")
+    headings = ["model and task", "best on valid", "rows", "steps", "test", "ahead by", "95 %", "settled", "trains"]
+    return table(headings, rows, label="Situations", words=2)
+
+
+def _verdict(gap: Lead | None) -> str:
+    if gap is None or gap.low is None:
+        return "-"
+    return "yes" if gap.is_settled else "against" if gap.is_refuted else "no"
 
 
 def _share(line: Line) -> float:

@@ -24,9 +24,25 @@ SHADES = 9
 
 
 def section(
-    contest: Contest, rows: Sequence[TrialResult], charts: Sequence[Chart], found: Sequence[Profile], styles: Styles
+    contest: Contest,
+    rows: Sequence[TrialResult],
+    charts: Sequence[Chart],
+    found: Sequence[Profile],
+    styles: Styles,
+    store: str,
+    back: Markup,
 ) -> Markup:
-    """Return one situation, with everything that its rows tell."""
+    """Return one situation, with everything that its rows tell.
+
+    Args:
+        contest: What its settings say.
+        rows: All of its rows.
+        charts: Its figures.
+        found: How much its hyperparameters matter.
+        styles: How strategies are drawn.
+        store: The option that names the store, for commands that are shown.
+        back: A link to where it came from.
+    """
     model, task, n_train, steps = contest.situation
     complete = sum(len(line.trials) for line in contest.lines)
     name = anchor(contest.situation)
@@ -36,7 +52,8 @@ def section(
         element(
             "p",
             f"Scored by {contest.metric.replace('_', ' ')}. {len(rows):,} trials; {complete:,} with the rates that "
-            "were chosen on valid.",
+            "were chosen on valid. ",
+            back,
             class_="soft small",
         ),
         answer(contest),
@@ -45,7 +62,7 @@ def section(
         element("div", *(figure(chart) for chart in charts), class_="figures"),
         _details("Sensitivity to each hyperparameter", _sensitivity(found)),
         _details("Class by class", _by_class(contest)),
-        _details("Trials behind the best setting", _trials(contest)),
+        _details("Trials behind the best setting", _trials(contest, store)),
         class_="situation",
         aria_labelledby=name,
     )
@@ -191,7 +208,7 @@ def _matrix(confusion: Confusion, names: Sequence[str], caption: str) -> Markup:
     )
 
 
-def _trials(contest: Contest) -> Markup:
+def _trials(contest: Contest, store: str) -> Markup:
     rows = [
         [
             trial.trial_id,
@@ -202,7 +219,7 @@ def _trials(contest: Contest) -> Markup:
         ]
         for trial in contest.winner.trials
     ]
-    text = join(["Every hyperparameter of a trial: ", element("code", f"sweeper show {rows[0][0]}"), "."])
+    text = join(["Every hyperparameter of a trial: ", element("code", f"sweeper show {rows[0][0]}{store}"), "."])
     return join(
         [
             table(["trial", "seed", "valid", "test", "seconds"], rows, label="Trials behind the best setting"),
