@@ -18,6 +18,7 @@ from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
 from sweeper.outcome import rows_of
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
+from sweeper.report_cli import report
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
 from sweeper.store_cli import store
@@ -38,6 +39,7 @@ def cli() -> None:
 
 cli.add_command(launch)
 cli.add_command(resume)
+cli.add_command(report)
 cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)
