@@ -15,6 +15,7 @@ from sweeper.command import run
 from sweeper.data_cli import data, init
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume, rows_of
+from sweeper.plan_cli import plan
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
@@ -36,6 +37,7 @@ def cli() -> None:
 
 cli.add_command(launch)
 cli.add_command(resume)
+cli.add_command(plan)
 cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)

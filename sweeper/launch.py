@@ -199,9 +199,8 @@ def launch(
     provenance = {**code(), "grid": grid}
     with connected(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
         gpus_per_trial, gpus = gpus_for(gpus_per_trial)
-        workers = ray.cluster_resources().get("CPU", 1.0) if not gpus_per_trial else gpus / gpus_per_trial
-        workers = max(1, int(min(workers, max_concurrent or workers)))
-        packs = _spread_seeds(_packs(trials, pack_size, workers, checkpoints))
+        workers = workers_for(gpus_per_trial, gpus, max_concurrent)
+        packs = packs_of(trials, pack_size, workers, checkpoints)
         judge = None if early_stop is None else ray.remote(num_cpus=0)(_Judge).remote(early_stop)
         sweep = Sweep(packs, store, listener, provenance, time_limit, time.monotonic)
         numbers = list(range(len(packs)))
@@ -253,14 +252,23 @@ def gpus_for(wanted: float | None) -> tuple[float, float]:
     return wanted, gpus
 
 
-def _packs(
+def workers_for(gpus_per_trial: float, gpus: float, max_concurrent: int | None) -> int:
+    """Return how many packs train at the same time on the Ray that this process is connected to."""
+    most = gpus / gpus_per_trial if gpus_per_trial else ray.cluster_resources().get("CPU", 1.0)
+    return max(1, int(min(most, max_concurrent or most)))
+
+
+def packs_of(
     trials: Sequence[TrialSpec], size: int | None, workers: int, checkpoints: Path | None
 ) -> list[list[TrialSpec]]:
-    """Return the trials in packs; those that trained together when a launch ended go on together."""
+    """Return the trials in packs, in the order in which they start.
+
+    Those that trained together when a launch ended go on together.
+    """
     specs = {trial.trial_id: trial for trial in trials}
     begun = [] if checkpoints is None else checkpoint.groups(checkpoints, specs.keys())
     together = [[specs.pop(trial) for trial in group] for group in begun]
-    return together + make_packs(list(specs.values()), size, workers)
+    return _spread_seeds(together + make_packs(list(specs.values()), size, workers))
 
 
 def _cause(file: str | None) -> tuple[Status, str]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeper.grid import Grid
+    from sweeper.own_data import OwnData
     from sweeper.summary import Line
     from sweeper.trial import LeftOut
 
@@ -133,9 +134,6 @@ def launch(
     sweeper launch --grid strategies --search halving --budget 10m
     sweeper launch --grid strategies --early-stop median
     """
-    from sweeper.grid import load_grid
-    from sweeper.trial import check_all
-
     # Everything that can be wrong with the request is found before anything runs or is written.
     if (address or "").startswith("ray://"):
         raise click.UsageError(
@@ -156,12 +154,7 @@ def launch(
         raise click.UsageError("--objective is for a search, and --search grid runs every trial")
     store = ResultsStore(folder, create=True)
     own = own_data_of(data_name, models, steps, {name: resources.pop(name) for name in DATA_OPTIONS})
-    grid = load_grid(grid_name, strategies, own)
-    try:
-        trials, left_out = check_all(grid.trials, lenient=own is not None and not strategies)
-    except ValueError as error:
-        raise ValueError(f"{grid_name}: {error}") from None
-    grid = replace(grid, trials=tuple(trials))
+    grid, left_out = checked_grid(grid_name, strategies, own)
     if not dry_run:
         settle(store)
     contents = store.read()
@@ -196,6 +189,19 @@ def launch(
     _print_outcome(grid, store, counts, form, out, talk)
     if any(not status.is_final for status in counts):
         sys.exit(3)
+
+
+def checked_grid(grid_name: str, strategies: Sequence[str], own: OwnData | None) -> tuple[Grid, list[LeftOut]]:
+    """Return a grid with the trials that make sense here, and what is left out."""
+    from sweeper.grid import load_grid
+    from sweeper.trial import check_all
+
+    grid = load_grid(grid_name, strategies, own)
+    try:
+        trials, left_out = check_all(grid.trials, lenient=own is not None and not strategies)
+    except ValueError as error:
+        raise ValueError(f"{grid_name}: {error}") from None
+    return replace(grid, trials=tuple(trials)), left_out
 
 
 @click.command()

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from sweeper.printing import time_in_words
 from sweeper.spec import Status, TrialResult
 
 LINE_EVERY_SECONDS = 10.0
+SILENT_SECONDS = 2.0
 
 
 @dataclass
@@ -108,3 +110,42 @@ class SweepProgress:
         if self.printed != self.done:
             self.printed = self.done
             self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """How far a longer piece of work is, on stderr: nothing in the first two seconds, then a bar, or lines in a pipe.
+
+    Args:
+        what: What is counted, such as "packs".
+        console: Where to show it.
+    """
+
+    def __init__(self, what: str, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.what, self.console, self.clock = what, console, clock
+        self.started = self.last_line = clock()
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def tell(self, done: int, total: int) -> None:
+        """Show how many are done, of how many."""
+        spent = self.clock() - self.started
+        left = f" | {time_in_words(spent / done * (total - done))} left" if 0 < done < total else ""
+        text = f"{done}/{total} {self.what}{left}"
+        if spent < SILENT_SECONDS:
+            return
+        if self.console.is_terminal:
+            if self.bar is None:
+                columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+                self.bar = Progress(*columns, console=self.console, transient=True)
+                self.task = self.bar.add_task(text, total=total)
+                self.bar.start()
+            self.bar.update(self.task, completed=done, total=total, description=text)
+        elif self.clock() - self.last_line >= LINE_EVERY_SECONDS:
+            self.last_line = self.clock()
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
