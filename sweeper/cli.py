@@ -19,6 +19,7 @@ from sweeper.plan_cli import plan
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
+from sweeper.status_cli import status, stop
 from sweeper.store_cli import store
 from sweeper.submit_cli import submit
 
@@ -38,6 +39,8 @@ def cli() -> None:
 cli.add_command(launch)
 cli.add_command(resume)
 cli.add_command(plan)
+cli.add_command(status)
+cli.add_command(stop)
 cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)

@@ -16,7 +16,7 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,8 @@ def _ask(early_stop: Any, step: int, trials: Sequence[TrialSpec], scores: Sequen
 class _ToStore(tune.Callback):
     """Tells a `Sweep` what becomes of Tune's trials."""
 
-    def __init__(self, sweep: Sweep, checkpoints: Path | None) -> None:
-        self.sweep, self.checkpoints = sweep, checkpoints
+    def __init__(self, sweep: Sweep, checkpoints: Path | None, beat: Callable[[], None] | None) -> None:
+        self.sweep, self.checkpoints, self.beat = sweep, checkpoints, beat
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the scratch folder, for a restore that we never ask for.
@@ -136,6 +136,8 @@ class _ToStore(tune.Callback):
         self.sweep.start(trial.config["pack"])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.beat is not None:
+            self.beat()
         late = self.sweep.overdue()
         for trial in trials if late else ():
             if trial.config["pack"] in late:
@@ -172,6 +174,7 @@ def launch(
     until: float | None = None,
     early_stop: EarlyStop | None = None,
     time_limit: float | None = None,
+    beat: Callable[[], None] | None = None,
 ) -> None:
     """Run trials through Ray Tune; each row is in the store before the listener hears of it.
 
@@ -185,6 +188,7 @@ def launch(
         early_stop: Says which trials stop before their end; ``None``: none does.
         time_limit: Seconds that a trial may take, a pack so many times that as it has trials left; a worker beyond
             it is ended, whatever it is at.
+        beat: Called several times a second from this thread; a KeyboardInterrupt that it raises ends the sweep.
         weights: Where workers save what each complete trial learned; nowhere if ``None``.
         checkpoints: Where workers keep packs while they train, and find those of an earlier launch; nowhere if
             ``None``.
@@ -223,7 +227,7 @@ def launch(
                     name=f"sweep-{numbers[0]}",
                     storage_path=str(Path(scratch)),
                     verbose=0,
-                    callbacks=[_ToStore(sweep, checkpoints)],
+                    callbacks=[_ToStore(sweep, checkpoints, beat)],
                 ),
             )
             try:

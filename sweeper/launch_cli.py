@@ -24,6 +24,7 @@ from sweeper.printing import Duration, console, format_option, print_json, repor
 from sweeper.results import ResultsStore
 from sweeper.search import LEAST_SETTINGS, OBJECTIVES, SEARCHES, Situation, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
+from sweeper.standing import STOPPED, Reporter, StoppedError, TimeIsUpError, reporting
 from sweeper.sweep import done, missing
 from sweeper.upkeep import settle
 
@@ -102,6 +103,13 @@ Climbing = Generator[list[TrialSpec], Sequence[TrialResult], None]
     metavar="TIME",
     help="End what takes longer a trial, and go on with the others. [default: no limit]",
 )
+@click.option(
+    "--stop-after",
+    type=Duration(),
+    metavar="TIME",
+    help="Stop then, whatever trains; `sweeper resume` goes on from there. [default: no limit]",
+)
+@click.option("--live", is_flag=True, help="Show it in a browser while it runs: a page on this machine alone.")
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
@@ -120,6 +128,8 @@ def launch(
     settings: int | None,
     objectives: tuple[str, ...],
     budget: float | None,
+    stop_after: float | None,
+    live: bool,
     early_stop: str | None,
     **resources: Any,
 ) -> None:
@@ -181,6 +191,7 @@ def launch(
             say(talk, f"{len(todo)} trials to run, {already} already in {folder}. Starting Ray ...")
         how = {**resources, "address": address, "pack_size": pack, "early_stop": early_stop}
         how["options"] = click.get_current_context().params
+        how |= {"stop_after": stop_after, "live": live}
         counts = _run(grid, climb(), store, talk, how, search, budget)
     else:
         counts = {}
@@ -266,20 +277,24 @@ def _run(
     """Run what is missing, rung after rung of a search, and return how many trials ended how."""
     from sweeper.cache import cache_folder
     from sweeper.launch import connected, gpus_for  # Ray takes seconds to import: the message comes first
+    from sweeper.live import shown_live
 
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if how.pop("keep_weights") else None
     checkpoints = (cache_folder() if store.is_remote else store.path.absolute()) / "checkpoints"
-    options = how.pop("options")
-    rows, until = None, None
+    options, stop_after, live = how.pop("options"), how.pop("stop_after"), how.pop("live")
+    rows, began = None, time.time()
+    until = None if budget is None else began + budget
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         stack.enter_context(connected(how["address"], how["cpus"]))
         gpus_for(how["gpus_per_trial"])  # before anything is written
         store.mark()  # a worker's folder must not be what makes it look like something else
-        end = stack.enter_context(recorded(store, options))
-        if budget is not None:
-            until = time.time() + budget
+        launched, end = stack.enter_context(recorded(store, options))
+        last = None if stop_after is None else began + stop_after
+        if live:
+            stack.enter_context(shown_live(store, talk))
+        reporter = stack.enter_context(reporting(store, launched, grid.name, grid.question, last))
         while True:
             try:
                 trials = climb.send(rows)  # type: ignore[arg-type]  # the first takes nothing
@@ -287,13 +302,18 @@ def _run(
                 if all(status.is_final for status in counts):
                     end()
                 break
-            counts += _run_all(
-                trials, grid, store, talk, {**how, "weights": kept, "checkpoints": checkpoints, "until": until}, search
-            )
+            here = {**how, "weights": kept, "checkpoints": checkpoints, "until": until}
+            try:
+                counts += _run_all(trials, grid, store, talk, here, search, reporter)
+            except TimeIsUpError:
+                say(talk, f"Stopped: {stop_after:g} s are over. `sweeper resume` goes on from there.")
+                reporter.ended = STOPPED
+                break
             rows = rows_of(store.read().results, trials)
             left = len(trials) - len(rows)
             if left:
                 say(talk, f"Time is up: {left} trials have not started; the same command goes on from there.")
+                reporter.ended = STOPPED
                 break
     if kept:
         missing = without_folder(rows_of(store.read().results, grid.trials), kept)
@@ -304,7 +324,13 @@ def _run(
 
 
 def _run_all(
-    trials: Sequence[TrialSpec], grid: Grid, store: ResultsStore, talk: Console, how: dict[str, Any], search: str
+    trials: Sequence[TrialSpec],
+    grid: Grid,
+    store: ResultsStore,
+    talk: Console,
+    how: dict[str, Any],
+    search: str,
+    reporter: Reporter,
 ) -> Counter[Status]:
     """Run those of these trials that the store does not hold."""
     from sweeper.early_stop import EarlyStop
@@ -317,17 +343,21 @@ def _run_all(
     if search != "grid":
         steps = " or ".join(map(str, sorted({trial.train.steps for trial in trials})))
         say(talk, f"{search}: {len(trials)} trials of {steps} steps, {len(trials) - len(todo)} done before.")
-    progress = SweepProgress(len(todo), talk)
+    reporter.round(trials, rows_of(stored, trials), len(todo))
+    progress = SweepProgress(len(todo), talk, reporter=reporter)
     try:
         if todo:
             # The last round of a search compares means over seeds: without its worst seeds a mean would flatter.
             last = search != "grid" and len({trial.seed for trial in todo}) > 1
             judge = EarlyStop(how["early_stop"], rows_of(stored, trials)) if how["early_stop"] and not last else None
-            run_sweep(todo, store, progress, grid=grid.name, **{**how, "early_stop": judge})
-    except KeyboardInterrupt:
+            run_sweep(todo, store, progress, grid=grid.name, **{**how, "early_stop": judge, "beat": progress.beat})
+    except KeyboardInterrupt as error:
         progress.close()
         stored_now = f"{progress.done} finished trials are in {store.name}"
-        say(talk, f"Interrupted. {stored_now}; the same command goes on from there.")
+        if isinstance(error, StoppedError):
+            say(talk, f"Stopped by {error}. {stored_now}; `sweeper resume` goes on from there.")
+        elif not isinstance(error, TimeIsUpError):
+            say(talk, f"Interrupted. {stored_now}; the same command goes on from there.")
         raise
     finally:
         progress.close()

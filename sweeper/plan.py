@@ -233,7 +233,8 @@ def _rehearsed(
 def _in_turn(packs: Mapping[str, Sequence[TrialSpec]]) -> list[str]:
     """Return kinds, those first whose strategy with its settings, or whose task, is new for a model."""
     known: set[tuple[object, ...]] = set()
-    early, late = [], []
+    early: list[str] = []
+    late: list[str] = []
     for name, (first, *_) in packs.items():
         new = {(first.model, first.strategy, str(first.hparams)), (first.model, first.task, first.n_train)} - known
         known |= new
