@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
+    from sweeper.grid import Grid, load_grid
+    from sweeper.outcome import Outcome
+    from sweeper.run import launch
+
+__all__ = ["Grid", "Outcome", "launch", "load_grid", "load_results"]
+
 __version__ = "0.1.0"
+
+# Found when they are first asked for: `import sweeper` stays free of torch and the like.
+_HOMES = {"Grid": "grid", "load_grid": "grid", "Outcome": "outcome", "launch": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sweeper' has no attribute {name!r}")
+    return getattr(import_module(f"sweeper.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load_results(path: str | Path = "results") -> pd.DataFrame:

@@ -14,7 +14,7 @@ import click
 
 from sweeper.printing import format_option
 from sweeper.results import read_store
-from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
+from sweeper.spec import Status, TrainArgs, TrialSpec
 
 if TYPE_CHECKING:
     from sweeper.models.base import LoadedModel
@@ -209,11 +209,6 @@ def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec,
     except ValueError:
         raise ValueError(f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here") from None
     return spec, *untrained(spec, [spec.seed])
-
-
-def without_folder(rows: list[TrialResult], root: Path) -> list[TrialResult]:
-    """Return the complete trials that have no folder in `root`."""
-    return [row for row in rows if row.status is Status.COMPLETE and not (root / row.trial_id).is_dir()]
 
 
 def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:

@@ -14,7 +14,8 @@ from sweeper.adapters_cli import adapters
 from sweeper.command import run
 from sweeper.data_cli import data, init
 from sweeper.import_cli import import_
-from sweeper.launch_cli import launch, resume, rows_of
+from sweeper.launch_cli import launch, resume
+from sweeper.outcome import rows_of
 from sweeper.plan_cli import plan
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
 from sweeper.results import read_store

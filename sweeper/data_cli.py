@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
-
-if TYPE_CHECKING:
-    from sweeper.own_data import OwnData
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,26 +29,6 @@ def data_options(command: Command) -> Command:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
-
-
-def own_data_of(
-    data_name: str | None, models: Sequence[str], steps: int | None, columns: dict[str, Any]
-) -> OwnData | None:
-    """Return what a launch on own data replaces in a grid; ``None`` without such data.
-
-    Raises:
-        click.UsageError: an option for own data is given, and no data.
-    """
-    if data_name is None:
-        given = {"model": models, "steps": steps, **columns}
-        for name, value in given.items():
-            if value not in (None, ()):
-                raise click.UsageError(f"--{name.replace('_', '-')} is for --data DATA; a grid names its own")
-        return None
-    from sweeper.own_data import own_data
-    from sweeper.tasks.columns import Asked
-
-    return own_data(Asked(data_name, **columns), models, steps)
 
 
 @click.group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -49,13 +50,15 @@ def shipped_grids() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
-def load_grid(name_or_path: str, strategies: Sequence[str] = (), own: OwnData | None = None) -> Grid:
-    """Return a shipped grid by its name, or one from a TOML file.
+def load_grid(
+    name_or_path: str | Path | Mapping[str, Any], strategies: Sequence[str] = (), own: OwnData | None = None
+) -> Grid:
+    """Return a shipped grid by its name, or one from a TOML file or from what such a file holds.
 
-    The rows that a table [data] in the file names are prepared.
+    The rows that a table [data] in it names are prepared.
 
     Args:
-        name_or_path: A shipped grid's name, or a path that ends in .toml.
+        name_or_path: A shipped grid's name, a path that ends in .toml, or a dict; "name" in it is the grid's.
         strategies: Only these; one that the grid does not name comes in with its defaults.
         own: A user's data and models, instead of what the grid names.
 
@@ -63,7 +66,12 @@ def load_grid(name_or_path: str, strategies: Sequence[str] = (), own: OwnData | 
         ValueError: there is no such grid, or its file has an unknown or duplicate key or a bad value;
             the message names the file, the key and what there is.
     """
-    shipped = shipped_grids()
+    if isinstance(name_or_path, Mapping):
+        content = {key: _plain(value) for key, value in name_or_path.items()}
+        name = str(content.pop("name", "grid"))
+        with _naming(name):
+            return _load(name, content, Path(), strategies, own)
+    shipped, name_or_path = shipped_grids(), str(name_or_path)
     path = shipped.get(name_or_path)
     if path is None:
         path = Path(name_or_path)
@@ -71,17 +79,37 @@ def load_grid(name_or_path: str, strategies: Sequence[str] = (), own: OwnData | 
             raise no_such("grid", name_or_path, shipped, " (a file of your own ends in .toml)")
         if not path.exists():
             raise ValueError(f"no grid file {name_or_path!r}. Shipped grids: {', '.join(sorted(shipped))}")
-    try:
+    with _naming(path.name if name_or_path in shipped else name_or_path):
         content = tomllib.loads(read_small(path, MOST_BYTES).decode("utf-8"))
-        content = _only(content, strategies) if strategies else content
-        if own is None and "data" in content:
-            own = of_table(content["data"], content.get("models", []), path.parent)
-        return parse_grid(path.stem, content) if own is None else _on_own_data(path.stem, content, own)
+        return _load(path.stem, content, path.parent, strategies, own)
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Have what is wrong with a grid say in which."""
+    try:
+        yield
     except OSError as error:
-        raise ValueError(f"{name_or_path}: {error.strerror}") from None
+        raise ValueError(f"{where}: {error.strerror}") from None
     # TOML's own errors are ValueErrors, a duplicate key among them; the others are values beyond all measure.
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path.name if name_or_path in shipped else name_or_path}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _load(name: str, content: dict[str, Any], folder: Path, strategies: Sequence[str], own: OwnData | None) -> Grid:
+    content = _only(content, strategies) if strategies else content
+    if own is None and "data" in content:
+        own = of_table(content["data"], content.get("models", []), folder)
+    return parse_grid(name, content) if own is None else _on_own_data(name, content, own)
+
+
+def _plain(value: Any) -> Any:
+    """Return what Python code may hold as TOML would have it: tuples, ranges and arrays as lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(one) for one in value]
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def _only(content: Mapping[str, Any], strategies: Sequence[str]) -> dict[str, Any]:

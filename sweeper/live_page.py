@@ -48,7 +48,7 @@ def whole_page(news: str) -> str:
             Markup('<noscript><meta http-equiv="refresh" content="5"></noscript>'),
             element(
                 "p",
-                "Nothing answers any more: the launch has ended, or whoever serves this page. Below is what it last said.",
+                "Nothing answers any more: the launch, or what served this page, has ended. Below is what it last said.",
                 id="lost",
                 class_="panel warn",
                 role="status",
@@ -57,7 +57,8 @@ def whole_page(news: str) -> str:
             element("div", Markup(news), id="news"),  # noqa: S704 - what `fragment` built
         ]
     )
-    return page("Sweeps, live", body, lead="This page keeps itself up to date.", style=STYLE, script=SCRIPT, calls_home=True)  # fmt: skip
+    lead = "This page keeps itself up to date."
+    return page("Sweeps, live", body, lead=lead, style=STYLE, script=SCRIPT, calls_home=True)
 
 
 def fragment(found: Sequence[Standing], store: str) -> str:
@@ -103,7 +104,7 @@ def _best(group: Any) -> Markup:
     rows = [
         (
             one["strategy"],
-            one["settings"] or "–",
+            one["settings"] or "-",
             f"{one['lr']:g}",
             f"{100 * one['valid']:.1f}",
             f"{100 * one['test']:.1f}",
@@ -113,10 +114,8 @@ def _best(group: Any) -> Markup:
         )
         for one in best
     ]
-    caption = (
-        f"{first['model']} on {first['task']}, {first['n_train']} rows: best so far by mean {first['metric']} on valid, "
-        "in per cent"
-    )
+    place = f"{first['model']} on {first['task']}, {first['n_train']} rows"
+    caption = f"{place}: best so far, by mean {first['metric']} on valid in per cent"
     headings = ("strategy", "settings", "lr", "valid", "test", "trials", "trainable", "valid by step")
     return table(headings, rows, caption=caption)
 
@@ -124,7 +123,7 @@ def _best(group: Any) -> Markup:
 def _curve(points: Sequence[Sequence[float]], low: float, high: float) -> Markup | str:
     """Return a learning curve, on the scale of its table."""
     if len(points) < 2:
-        return "–"
+        return "-"
     first, last = points[0], points[-1]
     wide, tall = (last[0] - first[0]) or 1, (high - low) or 1
     line = " ".join(

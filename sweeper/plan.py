@@ -15,12 +15,12 @@ import ray
 
 from sweeper.allocator import keep_freed_memory
 from sweeper.checkpoint import EVERY
-from sweeper.launch import connected, gpus_for, packs_of, workers_for
 from sweeper.machine import free_bytes, tree_bytes
 from sweeper.pack import pack_key
 from sweeper.rehearse import Pace, Rehearsal, points
 from sweeper.spec import TrialSpec
 from sweeper.trial import one_line
+from sweeper.tune import connected, gpus_for, packs_of, workers_for
 
 MOST_SECONDS = 90.0
 """No rehearsal starts after this long; what is not rehearsed is estimated from what is alike."""
@@ -81,7 +81,7 @@ class Plan:
 
 
 class _Worker:
-    """Rehearses on a worker of Ray's that is set up as `sweeper.launch.PackTrial` is."""
+    """Rehearses on a worker of Ray's that is set up as `sweeper.tune.PackTrial` is."""
 
     def __init__(self) -> None:
         import torch
@@ -124,7 +124,7 @@ def plan(
         trials: What is to run.
         folder: Where the store is, or will be.
         before: Seconds spent before this call that a launch will spend as well.
-        cpus: As `sweeper.launch.launch` takes it, and so the next three.
+        cpus: As `sweeper.tune.launch` takes it, and so the next three.
         gpus_per_trial: See there.
         max_concurrent: See there.
         pack_size: See there.

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweeper.data_cli import DATA_OPTIONS, own_data_of
-from sweeper.launch_cli import checked_grid, launch
-from sweeper.objects import is_url
+from sweeper.data_cli import DATA_OPTIONS
+from sweeper.launch_cli import launch
 from sweeper.printing import console, print_json, say, size_in_words, time_in_words
-from sweeper.results import ResultsStore
-from sweeper.sweep import done
+from sweeper.run import RECORDED, RECORDED_FIELDS, as_request, carry_out
 
 if TYPE_CHECKING:
     from sweeper.plan import Plan, Range
@@ -39,22 +37,18 @@ def plan(context: click.Context, **options: Any) -> None:
     sweeper plan --grid strategies --strategy lora --strategy full --cpus 1
     sweeper plan --grid strategies --data reviews.csv --model minilm --format json
     """
-    begun = time.monotonic()
-    folder = options["folder"]
-    if options["keep_weights"] and is_url(folder):
-        raise click.UsageError(f"--keep-weights needs a folder, and {folder} is object storage")
-    store = ResultsStore(folder, create=True)
-    own = own_data_of(
-        options["data_name"], options["models"], options["steps"], {name: options[name] for name in DATA_OPTIONS}
+    begun, talk = time.monotonic(), console(stderr=True)
+    names = {ours: own for own, ours in RECORDED.items()}
+    given = {names.get(name, name): value for name, value in options.items()}
+    nothing: dict[str, Any] = dict.fromkeys(RECORDED_FIELDS)
+    asked = as_request(
+        {**nothing, "search": "grid", "objectives": (), **given, "results": options["folder"], "dry_run": True}
     )
-    grid, left_out = checked_grid(options["grid_name"], options["strategies"], own)
-    final = done(store.read().results, None)
-    todo = [trial for trial in grid.trials if trial.trial_id not in final]
-    talk = console(stderr=True)
-    for left in left_out:
-        say(talk, f"Left out: {left.what}, {left.trials} trials: {left.reason}")
+    outcome = carry_out(asked)
+    store, grid = outcome.store, outcome.grid
+    todo = [trial for trial in grid.trials if trial.trial_id not in outcome.done]
     if not todo:
-        say(talk, f"Nothing to run: all {len(grid.trials)} trials are in {folder}.")
+        say(talk, f"Nothing to run: all {len(grid.trials)} trials are in {store.name}.")
         if options["form"] == "json":
             print_json({"grid": grid.name, "trials": 0})
         return
@@ -67,8 +61,11 @@ def plan(context: click.Context, **options: Any) -> None:
             Path.cwd() if store.is_remote else store.path,
             before=time.monotonic() - begun,
             told=bar.tell,
-            pack_size=options["pack"],
-            **{name: options[name] for name in ("cpus", "gpus_per_trial", "max_concurrent", "keep_weights")},
+            cpus=asked.cpus,
+            gpus_per_trial=asked.gpus_per_trial,
+            max_concurrent=asked.max_concurrent,
+            pack_size=asked.pack,
+            keep_weights=asked.keep_weights,
         )
     if options["form"] == "json":
         print_json({"grid": grid.name, **asdict(found)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from types import MappingProxyType
@@ -28,18 +29,34 @@ format_option = click.option(
 )
 
 
+UNITS = MappingProxyType({"s": 1, "m": 60, "h": 3600})
+
+
 class Duration(click.ParamType):
     """A time as people write it."""
 
     name = "time"
-    units = MappingProxyType({"s": 1, "m": 60, "h": 3600})
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return seconds."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
-        if found is None or not float(found[1]):
-            self.fail(f"{value!r} is no time: a number and a unit, such as 90s, 10m or 2h", param, ctx)
-        return float(found[1]) * self.units[found[2]]
+        try:
+            return seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def seconds(time: float | str) -> float:
+    """Return seconds, from a number of them or a text such as 10m.
+
+    Raises:
+        ValueError: it is no time, or none at all.
+    """
+    if isinstance(time, int | float) and not isinstance(time, bool) and 0 < time < math.inf:
+        return float(time)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(time))
+    if found is None or not float(found[1]):
+        raise ValueError(f"{time!r} is no time: a number and a unit, such as 90s, 10m or 2h")
+    return float(found[1]) * UNITS[found[2]]
 
 
 def say(talk: Console, text: str) -> None:
@@ -69,13 +86,14 @@ def report_damage(contents: Contents, talk: Console) -> None:
         say(talk, f"Warning: {damage}")
 
 
-def console(stderr: bool = False) -> Console:
-    """Return where to print tables, or talk."""
+def console(stderr: bool = False, quiet: bool = False) -> Console:
+    """Return where to print tables, or talk; in a notebook too, plain text."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     # In a pipe a table is as wide as it needs to be.
-    return Console(stderr=stderr, width=None if stream is not None and stream.isatty() else 200)
+    width = None if stream is not None and stream.isatty() else 200
+    return Console(stderr=stderr, width=width, quiet=quiet, force_jupyter=False)
 
 
 def print_json(value: Any) -> None:

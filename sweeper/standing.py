@@ -260,7 +260,7 @@ def reporting(store: ResultsStore, launch: str, grid: str, question: str, until:
 
 
 def standings(store: ResultsStore) -> list[Standing]:
-    """Return how launches into a store stand, the oldest first: those that run or were cut off, and the last that ended.
+    """Return how launches into a store stand, the oldest first: running, cut off, and the last that ended.
 
     What a launch that was killed did not come to write is taken from its rows.
     """

@@ -1,6 +1,6 @@
 """What of a sweep is done, what runs and what has gone wrong: a state machine without Ray and without a clock.
 
-Ray Tune drives it through `sweeper.launch`; the tests drive it with a simulated disk, workers that die and
+Ray Tune drives it through `sweeper.tune`; the tests drive it with a simulated disk, workers that die and
 power cuts, thousands of schedules at a time.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -177,6 +178,20 @@ def print_summary(lines: Sequence[Line], console: Console) -> None:
     if lines:
         _print_caption(lines, [heading for heading in shown if heading not in dropped], console)
     _print_dropped(dropped, console)
+
+
+def as_html(lines: Sequence[Line]) -> str:
+    """Return the same tables as HTML."""
+    parts = []
+    for situation in dict.fromkeys(line.situation for line in lines):
+        here = by_score(line for line in lines if line.situation == situation)
+        table = _summary(here, ())
+        columns = [[html.escape(str(cell)) for cell in column.cells] for column in table.columns]
+        heads = "".join(f"<th>{html.escape(str(column.header))}</th>" for column in table.columns)
+        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in zip(*columns, strict=True))
+        title = html.escape(str(table.title))
+        parts.append(f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>")
+    return "".join(parts)
 
 
 def _has(heading: str, here: Sequence[Line]) -> bool:

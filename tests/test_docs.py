@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import sweeper
+from advisor.evidence import PACKAGED, load
+from advisor.strategy_pages import pages
 from sweeper.grid import load_grid
 from sweeper.metrics import METRICS
 from sweeper.results import flat_row
@@ -30,7 +32,8 @@ DOCUMENTS = [
             "results/README.md",
             "examples/README.md",
         )
-    )
+    ),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
 
@@ -86,6 +89,11 @@ def test_every_column_is_documented_and_every_documented_column_exists() -> None
     assert columns <= documented
     # Some numbers no shipped grid has cause to measure.
     assert documented - columns <= {*METRICS}
+
+
+def test_the_page_of_each_strategy_is_what_the_command_writes() -> None:
+    folder = ROOT / "docs" / "strategies"
+    assert {file.name: file.read_text() for file in folder.iterdir()} == pages(load(PACKAGED))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -61,7 +61,9 @@ MAY_IMPORT = {
     "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
     "sweeper.printing": LIGHT,
     "sweeper.store_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.launch_cli": LIGHT | {"sweeper.adapters_cli", "sweeper.data_cli", "sweeper.printing"},
+    "sweeper.launch_cli": LIGHT | {"sweeper.data_cli", "sweeper.printing", "sweeper.run"},
+    "sweeper.run": LIGHT | {"sweeper.outcome", "sweeper.printing"},
+    "sweeper.outcome": LIGHT | {"sweeper.summary"},
     "sweeper.cli": LIGHT
     | {
         "sweeper.command",
@@ -69,6 +71,7 @@ MAY_IMPORT = {
         "sweeper.data_cli",
         "sweeper.import_cli",
         "sweeper.launch_cli",
+        "sweeper.outcome",
         "sweeper.printing",
         "sweeper.store_cli",
         "sweeper.submit_cli",
@@ -177,11 +180,13 @@ def test_imports_follow_the_table(name: str) -> None:
     everything = imported([node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)])
     if name.startswith("sweeper"):
         assert not any(module.split(".")[0] == "advisor" for module in everything), "sweeper never imports advisor"
-    if name not in ("sweeper.launch", "sweeper.submit_cli"):
-        assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.launch imports ray for all"
+    if name not in ("sweeper.tune", "sweeper.submit_cli"):
+        assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for all"
     if name in LIGHT | ADVICE | {
         "sweeper.cli",
         "sweeper.launch_cli",
+        "sweeper.run",
+        "sweeper.outcome",
         "sweeper.printing",
         "sweeper.adapters_cli",
         "sweeper.data_cli",

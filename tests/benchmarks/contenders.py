@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from sweeper.launch import OBJECT_STORE_BYTES, launch  # before ray: it says how Ray is to behave
+from sweeper.tune import OBJECT_STORE_BYTES, launch  # before ray: it says how Ray is to behave
 
 # isort: split
 import ray
@@ -182,7 +182,7 @@ CONTENDERS: dict[str, Contender] = {
 
 @contextmanager
 def local_ray() -> Iterator[None]:
-    """Start the Ray that all contenders share, as `sweeper.launch` starts it."""
+    """Start the Ray that all contenders share, as `sweeper.tune` starts it."""
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -111,8 +111,9 @@ def line_of(one: dict[str, Any]) -> str:
     """Return the line of one measurement in the table."""
     predicted, measured = one["predicted"], one["measured"]
     within = predicted["seconds"]["low"] <= measured["seconds"] <= predicted["seconds"]["high"]
+    times = f"{predicted['seconds']['expected']:.0f} s | {measured['seconds']:.0f} s"
     return (
-        f"| {one['grid']} | {measured['trials']} | {predicted['seconds']['expected']:.0f} s | {measured['seconds']:.0f} s "
+        f"| {one['grid']} | {measured['trials']} | {times} "
         f"| {apart(one, 'seconds'):+.0%} | {'yes' if within else 'no'} "
         f"| {predicted['worker_bytes']['expected'] / 2**20:,.0f} MB | {apart(one, 'worker_bytes'):+.0%} "
         f"| {predicted['memory_bytes']['expected'] / 2**20:,.0f} MB | {apart(one, 'memory_bytes'):+.0%} "
@@ -123,7 +124,8 @@ def line_of(one: dict[str, Any]) -> str:
 def markdown(found: list[dict[str, Any]]) -> str:
     """Return the table, and how far 9 in 10 predictions were."""
     lines = [
-        "| grid | trials | predicted | took | apart | in range | worker | apart | all processes | apart | planning | load |",
+        "| grid | trials | predicted | took | apart | in range | worker | apart | all processes | apart "
+        "| planning | load |",
         "|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|---|",
         *map(line_of, found),
         "",

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import sweeper
-from sweeper.launch import launch
 from sweeper.results import ResultsStore
 from sweeper.spec import TrialResult
 from sweeper.trial import run_pack
+from sweeper.tune import launch
 from tests.benchmarks.contenders import CONTENDERS, OURS, Rows, sweep
 from tests.benchmarks.measure import forget, prepare, timed
 from tests.benchmarks.workloads import cheapest, lora_grid, no_ops

@@ -20,9 +20,9 @@ def floor() -> None:
 
 def first() -> None:
     """Launch two trials as a user does."""
-    from sweeper.launch import launch
     from sweeper.results import ResultsStore
     from sweeper.spec import TrialResult
+    from sweeper.tune import launch
     from tests.benchmarks.workloads import cheapest
 
     class First:

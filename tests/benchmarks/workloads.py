@@ -36,7 +36,7 @@ class Workload:
         what: In one line.
         specs: From whether it is to be quick to the trials.
         against: Name in `tests.benchmarks.contenders.CONTENDERS` -> how it is compared.
-        how: Arguments of `sweeper.launch.launch`.
+        how: Arguments of `sweeper.tune.launch`.
     """
 
     what: str

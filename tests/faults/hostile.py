@@ -124,7 +124,8 @@ def measured(read: Callable[[], object]) -> tuple[float, int]:
 def kinds(folder: Path) -> dict[str, list[tuple[str, Callable[[], object]]]]:
     """Return, by sort, a name and what reads it, of every kind of file."""
     from sweeper.adapters import load_adapter
-    from sweeper.data_cli import DATA_OPTIONS, own_data_of
+    from sweeper.own_data import own_data
+    from sweeper.tasks.columns import Asked
     from tests import small
     from tests.sweeper import test_adapters, test_broken_data
 
@@ -142,11 +143,10 @@ def kinds(folder: Path) -> dict[str, list[tuple[str, Callable[[], object]]]]:
         edit(place)
         found.setdefault("adapter", []).append((kind, lambda place=place: load_adapter(place, base)))  # type: ignore[misc]
     (folder / "data").mkdir()
-    no_options = dict.fromkeys(DATA_OPTIONS)
     for name, make, options, _ in test_broken_data.BROKEN:
         if not options and name not in ("secret.csv", "hf:no/such-data-set"):  # the superuser reads everything
             make(folder / "data" / name)
-            read_data = lambda name=name: own_data_of(str(folder / "data" / name), (), None, no_options)  # noqa: E731
+            read_data = lambda name=name: own_data(Asked(str(folder / "data" / name)))  # noqa: E731
             found.setdefault("data", []).append((name, read_data))
     return found
 

@@ -14,8 +14,9 @@ from scipy.stats import multivariate_normal
 from sklearn.datasets import load_digits
 from torch import nn
 
-from sweeper import facts, launch_cli
+from sweeper import facts
 from sweeper.models.base import LoadedModel
+from sweeper.outcome import next_command
 from sweeper.results import ResultsStore
 from sweeper.spec import TrialResult
 from sweeper.summary import summarise, transfer
@@ -193,7 +194,7 @@ def test_what_to_type_next_says_whether_the_task_is_similar(probe: float | None,
     known = {} if probe is None else {"probe_score": probe, "chance_score": 0.5}
     metrics = {name: value for name, value in made.metrics.items() if not name.startswith("untouched")}
     row = TrialResult(made.spec, made.status, metrics, made.curve, {**made.context, **known})
-    command, why = launch_cli._next_command(ResultsStore(tmp_path / "s", create=True), summarise([row]))
+    command, why = next_command(ResultsStore(tmp_path / "s", create=True), summarise([row]))
     assert command.endswith(flag or "--modality image")
     assert why.startswith(f"{flag}: frozen features of mlp go" if flag else "")
 

@@ -162,7 +162,7 @@ def test_a_killed_sweep_goes_on_without_running_anything_twice(tmp_path: Path) -
 
 
 def test_a_full_disk_ends_the_sweep_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper.launch import launch
+    from sweeper.tune import launch
 
     store = ResultsStore(tmp_path / "results", create=True)
     append = store.append
@@ -179,7 +179,7 @@ def test_a_full_disk_ends_the_sweep_with_its_reason(tmp_path: Path, monkeypatch:
 
 
 def test_a_script_may_import_ray_first_and_a_cluster_elsewhere_is_let_be() -> None:
-    script = "import ray, sweeper.launch as l\nwith l.connected(None, 1):\n    print(ray.cluster_resources()['CPU'])"
+    script = "import ray, sweeper.tune as l\nwith l.connected(None, 1):\n    print(ray.cluster_resources()['CPU'])"
     env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=env)
     assert done.stdout.split()[-1:] == ["1.0"], done.stderr
