@@ -17,10 +17,12 @@ from sweeper.doctor_cli import doctor
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
 from sweeper.outcome import rows_of
+from sweeper.plan_cli import plan
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
 from sweeper.report_cli import report
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
+from sweeper.status_cli import status, stop
 from sweeper.store_cli import store
 from sweeper.submit_cli import submit
 from sweeper.validate_cli import validate
@@ -40,6 +42,9 @@ def cli() -> None:
 cli.add_command(launch)
 cli.add_command(resume)
 cli.add_command(report)
+cli.add_command(plan)
+cli.add_command(status)
+cli.add_command(stop)
 cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)

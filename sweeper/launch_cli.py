@@ -98,6 +98,13 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="End what takes longer a trial, and go on with the others. [default: no limit]",
 )
+@click.option(
+    "--stop-after",
+    type=Duration(),
+    metavar="TIME",
+    help="Stop then, whatever trains; `sweeper resume` goes on from there. [default: no limit]",
+)
+@click.option("--live", is_flag=True, help="Show it in a browser while it runs: a page on this machine alone.")
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
@@ -112,6 +119,7 @@ def launch(folder: str, form: str, **options: Any) -> None:
     sweeper launch --grid strategies --data reviews.csv --model minilm
     sweeper launch --grid strategies --search halving --budget 10m
     sweeper launch --grid strategies --early-stop median
+    sweeper launch --grid strategies --live --stop-after 8h
     """
     names = {ours: own for own, ours in RECORDED.items()}
     asked = as_request({names.get(name, name): value for name, value in options.items()} | {"results": folder})

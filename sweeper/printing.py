@@ -97,6 +97,21 @@ def warn(text: str) -> None:
     click.echo(plain(text), err=True)
 
 
+def time_in_words(seconds: float) -> str:
+    """Return a time as people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size_in_words(size: float) -> str:
+    """Return a number of bytes as people say it: 540 kB, 12 MB, 3.5 GB."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6)):
+        if size >= one:
+            return f"{size / one:.1f} {unit}" if size < 10 * one else f"{size / one:,.0f} {unit}"
+    return f"{size / 1e3:.0f} kB"
+
+
 def report_damage(contents: Contents, talk: Console) -> None:
     """Warn of what in a store could not be read; a quiet command does so too."""
     for damage in contents.damage:

@@ -17,10 +17,11 @@ from sweeper.early_stop import RULES
 from sweeper.launches import forget, recorded
 from sweeper.objects import is_url
 from sweeper.outcome import Outcome, rows_of
-from sweeper.printing import console, report_damage, say, seconds
+from sweeper.printing import console, report_damage, say, seconds, time_in_words
 from sweeper.results import ResultsStore
 from sweeper.search import OBJECTIVES, SEARCHES, Situation, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
+from sweeper.standing import STOPPED, Reporter, StoppedError, TimeIsUpError, reporting
 from sweeper.suggest import no_such
 from sweeper.sweep import done, missing
 from sweeper.upkeep import settle
@@ -65,6 +66,8 @@ class Request:
     budget: float | None
     early_stop: str | None
     trial_timeout: float | None
+    stop_after: float | None
+    live: bool
     keep_weights: bool
     address: str | None
 
@@ -144,6 +147,8 @@ def launch(
     budget: float | str | None = None,
     early_stop: str | None = None,
     trial_timeout: float | str | None = None,
+    stop_after: float | str | None = None,
+    live: bool = False,
     keep_weights: bool = False,
     address: str | None = None,
     quiet: bool = False,
@@ -178,6 +183,8 @@ def launch(
         budget: No trial starts after this long: seconds, or "90s", "10m", "2h".
         early_stop: Which rule stops trials that fall behind; no trial stops if ``None``.
         trial_timeout: What takes longer a trial is ended, and the others go on.
+        stop_after: After this long it ends, whatever trains; the same call goes on from there.
+        live: Show it in a browser while it runs, on this machine alone; the link is said on stderr.
         keep_weights: Save what each trial learned, in RESULTS/adapters.
         address: Ray cluster, "auto" or "host:port"; a local Ray if ``None``.
         quiet: Say nothing on stderr.
@@ -205,7 +212,7 @@ def as_request(options: Mapping[str, Any]) -> Request:
     asked = {field.name: options[field.name] for field in fields(Request)}
     for name in ("strategies", "models", "objectives"):
         asked[name] = (asked[name],) if isinstance(asked[name], str) else tuple(asked[name])
-    for name in ("budget", "trial_timeout"):
+    for name in ("budget", "trial_timeout", "stop_after"):
         asked[name] = None if asked[name] is None else seconds(asked[name])
     for name in ("results", "data"):
         asked[name] = None if asked[name] is None else str(asked[name])
@@ -325,19 +332,25 @@ def _advice(trials: Sequence[TrialSpec]) -> dict[Situation, dict[str, Mapping[st
 
 def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk: Console) -> Counter[Status]:
     """Run what is missing, rung after rung of a search, and return how many trials ended how."""
+    from sweeper.live import shown_live
     from sweeper.tune import connected, gpus_for  # Ray takes seconds to import: the message comes first
 
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if asked.keep_weights else None
-    rows, until = None, None
+    rows, until, last, began = None, None, None, time.time()
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         stack.enter_context(connected(asked.address, asked.cpus))
         gpus_for(asked.gpus_per_trial)  # before anything is written
         store.mark()  # a worker's folder must not be what makes it look like something else
-        end = stack.enter_context(recorded(store, asked.record()))
+        launched, end = stack.enter_context(recorded(store, asked.record()))
         if asked.budget is not None:
             until = time.time() + asked.budget
+        if asked.stop_after is not None:
+            last = began + asked.stop_after
+        if asked.live:
+            stack.enter_context(shown_live(store, talk))
+        reporter = stack.enter_context(reporting(store, launched, grid.name, grid.question, last))
         while True:
             try:
                 trials = climb.send(rows)  # type: ignore[arg-type]  # the first takes nothing
@@ -345,11 +358,17 @@ def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk:
                 if all(status.is_final for status in counts):
                     end()
                 break
-            counts += _run_all(asked, grid, trials, store, talk, kept, until)
+            try:
+                counts += _run_all(asked, grid, trials, store, talk, kept, until, reporter)
+            except TimeIsUpError:
+                say(talk, f"Stopped after {time_in_words(time.time() - began)}; `sweeper resume` goes on from there.")
+                reporter.ended = STOPPED
+                break
             rows = rows_of(store.read().results, trials)
             left = len(trials) - len(rows)
             if left:
                 say(talk, f"Time is up: {left} trials have not started; the same command goes on from there.")
+                reporter.ended = STOPPED
                 break
     if kept:
         complete = [row for row in rows_of(store.read().results, grid.trials) if row.status is Status.COMPLETE]
@@ -368,6 +387,7 @@ def _run_all(
     talk: Console,
     kept: Path | None,
     until: float | None,
+    reporter: Reporter,
 ) -> Counter[Status]:
     """Run those of these trials that the store does not hold."""
     from sweeper.cache import cache_folder
@@ -381,7 +401,8 @@ def _run_all(
     if asked.search != "grid":
         steps = " or ".join(map(str, sorted({trial.train.steps for trial in trials})))
         say(talk, f"{asked.search}: {len(trials)} trials of {steps} steps, {len(trials) - len(todo)} done before.")
-    progress = SweepProgress(len(todo), talk)
+    reporter.round(trials, rows_of(stored, trials), len(todo))
+    progress = SweepProgress(len(todo), talk, reporter=reporter)
     try:
         if todo:
             # The last round of a search compares means over seeds: without its worst seeds a mean would flatter.
@@ -402,11 +423,15 @@ def _run_all(
                 until=until,
                 early_stop=judge,
                 time_limit=asked.trial_timeout,
+                beat=progress.beat,
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         progress.close()
         stored_now = f"{progress.done} finished trials are in {store.name}"
-        say(talk, f"Interrupted. {stored_now}; the same command goes on from there.")
+        if isinstance(error, StoppedError):
+            say(talk, f"Stopped by {error}. {stored_now}; `sweeper resume` goes on from there.")
+        elif not isinstance(error, TimeIsUpError):
+            say(talk, f"Interrupted. {stored_now}; the same command goes on from there.")
         raise
     finally:
         progress.close()
