@@ -12,7 +12,9 @@ import click
 from advisor.evidence import PACKAGED
 from advisor.first import OWN
 from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, parse_bytes, parse_count
+from sweeper.completion import names
 from sweeper.data_cli import DATA_OPTIONS, data_options
+from sweeper.printing import tell
 
 if TYPE_CHECKING:
     from advisor.own import OwnRows
@@ -38,7 +40,12 @@ SITUATION = (
     ),
     click.option("--modality", type=click.Choice(["text", "image", "tabular"]), help="What the rows are."),
     click.option("--data", "data_name", metavar="DATA", help="Your own rows: what can be read off them is not asked."),
-    click.option("--model", metavar="NAME", help="For --data, as `sweeper launch` has it. [default: what suits them]"),
+    click.option(
+        "--model",
+        metavar="NAME",
+        help="For --data, as `sweeper launch` has it. [default: what suits them]",
+        shell_complete=names("model"),
+    ),
 )
 fitted_option = click.option(
     "--fitted",
@@ -87,7 +94,7 @@ def question_of(given: dict[str, Any]) -> Question:
         from advisor.own import read  # torch, pandas: only where there are rows
 
         own = read(given["data_name"], given["model"], columns)
-        click.echo(own.in_a_line(), err=True)
+        tell(own.in_a_line())
     else:
         for name, value in {"model": given["model"], **columns}.items():
             if value is not None:

@@ -6,23 +6,27 @@ from typing import Any
 
 import click
 
-from sweeper import __version__
 from sweeper.adapters_cli import adapters
-from sweeper.command import run
+from sweeper.command import root, run
+from sweeper.completion import names, stored
 from sweeper.data_cli import data, init
+from sweeper.doctor_cli import doctor
 from sweeper.export_cli import export
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
 from sweeper.outcome import rows_of
-from sweeper.printing import console, format_option, print_json, report_damage, results_option
+from sweeper.plan_cli import plan
+from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
+from sweeper.report_cli import report
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
+from sweeper.status_cli import status, stop
 from sweeper.store_cli import store
 from sweeper.submit_cli import submit
+from sweeper.validate_cli import validate
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="sweeper")
+@root("sweeper")
 def cli() -> None:
     """Sweep fine-tuning strategies and their hyperparameters in parallel, and keep every measurement.
 
@@ -35,19 +39,30 @@ def cli() -> None:
 
 cli.add_command(launch)
 cli.add_command(resume)
+cli.add_command(report)
+cli.add_command(plan)
+cli.add_command(status)
+cli.add_command(stop)
 cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(data)
+cli.add_command(doctor)
 cli.add_command(export)
 cli.add_command(init)
 cli.add_command(import_)
 cli.add_command(store)
+cli.add_command(validate)
 
 
 @cli.command()
 @format_option
 def ls(form: str) -> None:
-    """List grids, strategies, models and tasks."""
+    """List grids, strategies, models and tasks.
+
+    \b
+    sweeper ls
+    sweeper ls --format json
+    """
     import dataclasses
 
     from sweeper import models, strategies, tasks
@@ -100,12 +115,18 @@ def _first_line(text: str | None) -> str:
 
 
 @cli.command()
-@click.argument("trial_id", required=False)
+@click.argument("trial_id", required=False, shell_complete=stored("trial_id"))
 @results_option
-@click.option("--grid", "grid_name", metavar="NAME|FILE.toml", help="Only the trials of this grid.")
-@click.option("--strategy", help="Only this strategy.")
-@click.option("--model", help="Only this model.")
-@click.option("--task", help="Only this task.")
+@click.option(
+    "--grid",
+    "grid_name",
+    metavar="NAME|FILE.toml",
+    help="Only the trials of this grid.",
+    shell_complete=names("grid"),
+)
+@click.option("--strategy", metavar="NAME", help="Only this strategy.", shell_complete=stored("strategy"))
+@click.option("--model", metavar="NAME", help="Only this model.", shell_complete=stored("model"))
+@click.option("--task", metavar="NAME", help="Only this task.", shell_complete=stored("task"))
 @click.option("--seed", type=int, help="Only this seed.")
 @click.option("--status", type=click.Choice([s.value for s in Status]), help="Only trials that ended so.")
 @click.option(
@@ -172,17 +193,17 @@ def show(
         else:
             (texts.print_samples if samples else classes.print_per_class)(trials, console())
         if not trials:
-            click.echo(f"no complete trial among {len(rows)} in {folder}", err=True)
+            tell(f"no complete trial among {len(rows)} in {folder}")
     elif summary:
         lines = summarise(rows)
         print_json(as_json(lines)) if form == "json" else print_summary(lines, console())
         if not lines:
-            click.echo(f"no complete trial among {len(rows)} in {folder}", err=True)
+            tell(f"no complete trial among {len(rows)} in {folder}")
     elif form == "json":
         print_json([row.to_dict() for row in rows])
     else:
         print_rows(rows, console())
-        click.echo(f"{len(rows)} of {len(contents.results)} trials in {folder}", err=True)
+        tell(f"{len(rows)} of {len(contents.results)} trials in {folder}")
 
 
 def _filtered(results: list[TrialResult], filters: dict[str, Any]) -> list[TrialResult]:

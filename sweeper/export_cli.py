@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sweeper.loggers import PROJECT, SINKS, open_sink
-from sweeper.printing import console, report_damage, results_option, say
+from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
 from sweeper.results import read_store
 
 
@@ -25,7 +25,8 @@ from sweeper.results import read_store
     help=f"For --to: W&B's project, MLflow's experiment. [default: {PROJECT}]",
 )
 @results_option
-def export(target: str | None, to: str | None, project: str | None, folder: str) -> None:
+@format_option
+def export(target: str | None, to: str | None, project: str | None, folder: str, form: str) -> None:
     """Write the store as one table to FILE.csv or FILE.parquet, or each trial as a run of an experiment tracker.
 
     \b
@@ -42,7 +43,10 @@ def export(target: str | None, to: str | None, project: str | None, folder: str)
             raise ValueError(f"--project is for --to, one of {', '.join(SINKS)}")
         if target is None:
             raise ValueError(f"name a FILE.csv or FILE.parquet, or --to one of {', '.join(SINKS)}")
-        _to_file(Path(target), folder)
+        number = _to_file(Path(target), folder)
+        tell(f"{number} trials in {target}")
+        if form == "json":
+            print_json({"file": target, "trials": number})
         return
     talk = console(stderr=True)
     contents = read_store(folder)
@@ -52,10 +56,13 @@ def export(target: str | None, to: str | None, project: str | None, folder: str)
 
     rows = track(contents.results, f"To {to}", console=talk, transient=True, disable=not talk.is_terminal)
     added = sum(sink.add(row) for row in rows)
-    say(talk, f"{added} trials added, {len(contents.results) - added} were there: {sink.where}")
+    tell(f"{added} trials added, {len(contents.results) - added} were there: {sink.where}")
+    if form == "json":
+        print_json({"to": to, "trials": len(contents.results), "added": added})
 
 
-def _to_file(path: Path, folder: str) -> None:
+def _to_file(path: Path, folder: str) -> int:
+    """Write a store as a table, and return how many trials it has."""
     from sweeper.results import to_frame
 
     if path.suffix not in (".csv", ".parquet"):
@@ -78,7 +85,7 @@ def _to_file(path: Path, folder: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    click.echo(f"{len(frame)} trials in {path}", err=True)
+    return len(frame)
 
 
 def _no_formula(value: Any) -> Any:

@@ -17,13 +17,17 @@ LEFT_OUT = ("folder", "form")
 
 
 @contextlib.contextmanager
-def recorded(store: ResultsStore, options: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
-    """Keep the options of a launch in its store, until what is yielded is called: all is done.
+def recorded(store: ResultsStore, options: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Keep the options of a launch in its store, until the call that is yielded is made: all is done.
 
     Others see by the lock on the file that it runs; on object storage they do not.
+
+    Yields:
+        The launch's name, and the call.
     """
     plain = as_json(options)
-    file = store.path / f"launch-{now().replace(':', '')}-{secrets.token_hex(4)}.json"
+    launch = f"{now().replace(':', '')}-{secrets.token_hex(4)}"
+    file = store.path / f"launch-{launch}.json"
     handle = store.disk.create(file)
 
     def end() -> None:
@@ -35,7 +39,7 @@ def recorded(store: ResultsStore, options: Mapping[str, Any]) -> Iterator[Callab
         while content:
             content = content[store.disk.write(handle, content) :]
         store.disk.sync(handle)
-        yield end
+        yield launch, end
     finally:
         store.disk.close(handle)
 
@@ -46,6 +50,8 @@ def forget(store: ResultsStore, options: Mapping[str, Any]) -> None:
     for file, its in unfinished(store):
         if its == plain:
             store.disk.remove(file)
+            with contextlib.suppress(OSError):
+                store.disk.remove(file.with_name(file.name.replace("launch-", "standing-", 1)))
 
 
 def unfinished(store: ResultsStore) -> list[tuple[Path, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Live progress of a sweep: a bar in a terminal, a plain line now and then in a pipe or in CI."""
+"""Live progress: a bar and a table of the best so far in a terminal, a plain line now and then in a pipe or in CI."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
 
+from sweeper.printing import time_in_words
 from sweeper.spec import Status, TrialResult
+from sweeper.standing import Leaders, Reporter
 
 LINE_EVERY_SECONDS = 10.0
+SILENT_SECONDS = 2.0
+ROWS = 12
+"""Lines of the table: with more it would not fit a small terminal, and a `Live` that does not fit flickers."""
 
 
 @dataclass
@@ -20,12 +28,14 @@ class SweepProgress:
 
     Args:
         total: Trials to run.
-        console: Where to show them; a bar if that is a terminal.
+        console: Where to show them; with a bar and a table if that is a terminal.
+        reporter: Hears of everything, too, and is asked at each beat whether to stop.
     """
 
     total: int
     console: Console
     clock: Callable[[], float] = time.monotonic
+    reporter: Reporter | None = None
     running: int = 0
     counts: dict[Status, int] = field(default_factory=dict)
     best: TrialResult | None = None
@@ -35,12 +45,15 @@ class SweepProgress:
     def __post_init__(self) -> None:
         self.started = self.clock()
         self.last_line = self.started
-        self.bar: Progress | None = None
+        self.leaders = Leaders() if self.reporter is None else self.reporter.leaders
+        self.live: Live | None = None
         if self.console.is_terminal:
-            columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar = _bar(self.console)
             self.task = self.bar.add_task(self.text(), total=self.total)
-            self.bar.start()
+            self.live = Live(
+                console=self.console, transient=True, refresh_per_second=2, get_renderable=self._renderable
+            )
+            self.live.start()
 
     @property
     def done(self) -> int:
@@ -50,7 +63,7 @@ class SweepProgress:
     def start(self, trials: int) -> None:
         """Count trials as running."""
         self.running += trials
-        self._show()
+        self._tell([])
 
     def finish(self, results: list[TrialResult]) -> None:
         """Count rows, and remember the best on valid."""
@@ -60,15 +73,27 @@ class SweepProgress:
             score = result.metrics.get("valid_score")
             if score is not None and (self.best is None or score > self.best.metrics["valid_score"]):
                 self.best = result
-        self._show()
+            if self.reporter is None:
+                self.leaders.see(result)
+        self._tell(results)
+
+    def beat(self) -> None:
+        """Hear that time passes.
+
+        Raises:
+            KeyboardInterrupt: the reporter says that the sweep is to stop.
+        """
+        if self.reporter is not None:
+            self.reporter.beat()
+        self._line()
 
     def close(self) -> None:
         """Take the bar away; in a pipe, print the last count."""
         if self.closed:
             return
         self.closed = True
-        if self.bar is not None:
-            self.bar.stop()
+        if self.live is not None:
+            self.live.stop()
         elif self.done:
             self._print()
 
@@ -86,7 +111,7 @@ class SweepProgress:
             parts.append(f"best valid {self.best.metrics['valid_score']:.3f} ({spec.strategy}, lr {spec.train.lr:g})")
         left = self.seconds_left()
         if left is not None:
-            parts.append(f"{left:.0f} s left" if left < 90 else f"{left / 60:.0f} min left")
+            parts.append(f"{time_in_words(left)} left")
         return " | ".join(parts)
 
     def seconds_left(self) -> float | None:
@@ -96,11 +121,18 @@ class SweepProgress:
         elapsed = self.clock() - self.started
         return elapsed / self.done * (self.total - self.done)
 
-    def _show(self) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, description=self.text())
-        elif self.done and self.clock() - self.last_line >= LINE_EVERY_SECONDS:
+    def _tell(self, results: list[TrialResult]) -> None:
+        if self.reporter is not None:
+            self.reporter.hear(self.running, self.seconds_left(), results)
+        self._line()
+
+    def _line(self) -> None:
+        if self.live is None and self.done and self.clock() - self.last_line >= LINE_EVERY_SECONDS:
             self._print()
+
+    def _renderable(self) -> RenderableType:
+        self.bar.update(self.task, completed=self.done, description=self.text())
+        return Group(self.bar, *([best_table(self.leaders)] if self.leaders.rows else []))
 
     def _print(self) -> None:
         """Print the count, unless it was the last thing printed."""
@@ -108,3 +140,63 @@ class SweepProgress:
         if self.printed != self.done:
             self.printed = self.done
             self.console.print(self.text(), markup=False, highlight=False, soft_wrap=True)
+
+
+def best_table(leaders: Leaders) -> Table:
+    """Return the best setting of each strategy so far, as many as fit."""
+    found = leaders.best()
+    several = len({(one.model, one.task, one.n_train) for one in found}) > 1
+    table = Table(box=None, pad_edge=False, title="Best on valid so far", title_justify="left")
+    headings = (*(("on",) if several else ()), "strategy", "settings", "lr", "valid", "test", "trials")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=True, justify="left" if place < len(headings) - 4 else "right")
+    for one in found[:ROWS]:
+        on = [Text(f"{one.model}, {one.task}, {one.n_train} rows")] if several else []
+        numbers = (f"{one.lr:g}", f"{100 * one.valid:.1f}", f"{100 * one.test:.1f}", str(one.seeds))
+        table.add_row(*on, Text(one.strategy), Text(one.settings), *numbers)
+    if len(found) > ROWS:
+        table.add_row(Text(f"and {len(found) - ROWS} more"))
+    return table
+
+
+class Bar:
+    """How far a longer piece of work is, on stderr: nothing in the first two seconds, then a bar, or lines in a pipe.
+
+    Args:
+        what: What is counted, such as "packs".
+        console: Where to show it.
+    """
+
+    def __init__(self, what: str, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.what, self.console, self.clock = what, console, clock
+        self.started = self.last_line = clock()
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def tell(self, done: int, total: int) -> None:
+        """Show how many are done, of how many."""
+        spent = self.clock() - self.started
+        left = f" | {time_in_words(spent / done * (total - done))} left" if 0 < done < total else ""
+        text = f"{done}/{total} {self.what}{left}"
+        if spent < SILENT_SECONDS:
+            return
+        if self.console.is_terminal:
+            if self.bar is None:
+                self.bar = _bar(self.console)
+                self.task = self.bar.add_task(text, total=total)
+                self.bar.start()
+            self.bar.update(self.task, completed=done, total=total, description=text)
+        elif self.clock() - self.last_line >= LINE_EVERY_SECONDS:
+            self.last_line = self.clock()
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _bar(console: Console) -> Progress:
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+    return Progress(*columns, console=console, transient=True)

@@ -48,6 +48,8 @@ class Request:
     budget: float | None
     early_stop: str | None
     trial_timeout: float | None
+    stop_after: float | None
+    live: bool
     keep_weights: bool
     log: tuple[str, ...]
     address: str | None
@@ -113,7 +115,7 @@ def as_request(options: Mapping[str, Any]) -> Request:
     asked = {field.name: options[field.name] for field in fields(Request)}
     for name in ("strategies", "models", "objectives", "log"):
         asked[name] = (asked[name],) if isinstance(asked[name], str) else tuple(asked[name])
-    for name in ("budget", "trial_timeout"):
+    for name in ("budget", "trial_timeout", "stop_after"):
         asked[name] = None if asked[name] is None else seconds(asked[name])
     for name in ("results", "data"):
         asked[name] = None if asked[name] is None else str(asked[name])

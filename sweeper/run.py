@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from sweeper.launches import forget, recorded
 from sweeper.loggers import Logged, Sink, open_sink, split
 from sweeper.outcome import Outcome, rows_of
-from sweeper.printing import console, report_damage, say
+from sweeper.printing import console, report_damage, say, time_in_words
 from sweeper.request import ARGUMENTS, Request, as_request, flag, name_of
 from sweeper.results import ResultsStore
 from sweeper.search import Situation, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
+from sweeper.standing import STOPPED, Reporter, StoppedError, TimeIsUpError, reporting
 from sweeper.sweep import done, missing
 from sweeper.upkeep import settle
 
@@ -59,6 +60,8 @@ def launch(
     budget: float | str | None = None,
     early_stop: str | None = None,
     trial_timeout: float | str | None = None,
+    stop_after: float | str | None = None,
+    live: bool = False,
     keep_weights: bool = False,
     log: str | Sequence[str] = (),
     address: str | None = None,
@@ -94,6 +97,8 @@ def launch(
         budget: No trial starts after this long: seconds, or "90s", "10m", "2h".
         early_stop: Which rule stops trials that fall behind; no trial stops if ``None``.
         trial_timeout: What takes longer a trial is ended, and the others go on.
+        stop_after: After this long it ends, whatever trains; the same call goes on from there.
+        live: Show it in a browser while it runs, on this machine alone; the link is said on stderr.
         keep_weights: Save what each trial learned, in RESULTS/adapters.
         log: Trackers that are told of each row, "mlflow", "wandb" or "tensorboard"; "mlflow=URI" and "wandb=FOLDER" say
             where.
@@ -217,6 +222,7 @@ def _advice(trials: Sequence[TrialSpec]) -> dict[Situation, dict[str, Mapping[st
 
 def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk: Console) -> Counter[Status]:
     """Run what is missing, rung after rung of a search, and return how many trials ended how."""
+    from sweeper.live import shown_live
     from sweeper.tune import connected, gpus_for, runs_already  # Ray takes seconds to import: the message comes first
 
     if runs_already() and (asked.cpus is not None or asked.address is not None):
@@ -226,16 +232,21 @@ def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk:
         )
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if asked.keep_weights else None
-    rows, until = None, None
+    rows, until, last, began = None, None, None, time.time()
     sinks = {name: open_sink(name, where) for name, where in split(asked.log).items()}
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         stack.enter_context(connected(asked.address, asked.cpus))
         gpus_for(asked.gpus_per_trial)  # before anything is written
         store.mark()  # a worker's folder must not be what makes it look like something else
-        end = stack.enter_context(recorded(store, asked.record()))
+        launched, end = stack.enter_context(recorded(store, asked.record()))
         if asked.budget is not None:
             until = time.time() + asked.budget
+        if asked.stop_after is not None:
+            last = began + asked.stop_after
+        if asked.live:
+            stack.enter_context(shown_live(store, talk))
+        reporter = stack.enter_context(reporting(store, launched, grid.name, grid.question, last))
         while True:
             try:
                 trials = climb.send(rows)  # type: ignore[arg-type]  # the first takes nothing
@@ -243,11 +254,17 @@ def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk:
                 if all(status.is_final for status in counts):
                     end()
                 break
-            counts += _run_all(asked, grid, trials, store, talk, sinks, kept, until)
+            try:
+                counts += _run_all(asked, grid, trials, store, talk, sinks, kept, until, reporter)
+            except TimeIsUpError:
+                say(talk, f"Stopped after {time_in_words(time.time() - began)}; `sweeper resume` goes on from there.")
+                reporter.ended = STOPPED
+                break
             rows = rows_of(store.read().results, trials)
             left = len(trials) - len(rows)
             if left:
                 say(talk, f"Time is up: {left} trials have not started; the same command goes on from there.")
+                reporter.ended = STOPPED
                 break
     if kept:
         complete = [row for row in rows_of(store.read().results, grid.trials) if row.status is Status.COMPLETE]
@@ -267,6 +284,7 @@ def _run_all(
     sinks: Mapping[str, Sink],
     kept: Path | None,
     until: float | None,
+    reporter: Reporter,
 ) -> Counter[Status]:
     """Run those of these trials that the store does not hold."""
     from sweeper.cache import cache_folder
@@ -280,7 +298,8 @@ def _run_all(
     if asked.search != "grid":
         steps = " or ".join(map(str, sorted({trial.train.steps for trial in trials})))
         say(talk, f"{asked.search}: {len(trials)} trials of {steps} steps, {len(trials) - len(todo)} done before.")
-    progress = SweepProgress(len(todo), talk)
+    reporter.round(trials, rows_of(stored, trials), len(todo))
+    progress = SweepProgress(len(todo), talk, reporter=reporter)
     try:
         if todo:
             # The last round of a search compares means over seeds: without its worst seeds a mean would flatter.
@@ -301,11 +320,15 @@ def _run_all(
                 until=until,
                 early_stop=judge,
                 time_limit=asked.trial_timeout,
+                beat=progress.beat,
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         progress.close()
         stored_now = f"{progress.done} finished trials are in {store.name}"
-        say(talk, f"Interrupted. {stored_now}; the same command goes on from there.")
+        if isinstance(error, StoppedError):
+            say(talk, f"Stopped by {error}. {stored_now}; `sweeper resume` goes on from there.")
+        elif not isinstance(error, TimeIsUpError):
+            say(talk, f"Interrupted. {stored_now}; the same command goes on from there.")
         raise
     finally:
         progress.close()

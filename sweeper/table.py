@@ -194,6 +194,11 @@ def as_html(lines: Sequence[Line]) -> str:
     return "".join(parts)
 
 
+def columns_of(here: Sequence[Line]) -> list[str]:
+    """Return the headings in `SUMMARY` that stand in the table of a situation."""
+    return [heading for heading in SUMMARY if _has(heading, here)]
+
+
 def _has(heading: str, here: Sequence[Line]) -> bool:
     """Return whether a column stands in the table of a situation."""
     if heading in ("macro-F1", "calibration") and not any(map(by_class_matters, here)):
@@ -204,7 +209,7 @@ def _has(heading: str, here: Sequence[Line]) -> bool:
 def _print_caption(lines: Sequence[Line], shown: Sequence[str], console: Console) -> None:
     """Say what the columns are, and of each diagnosis what to do about it."""
     told = {
-        heading: f"{heading}: {text.format(memory_kind=_memory_kind(lines[0]))}."
+        heading: f"{heading}: {text.format(memory_kind=memory_kind(lines[0]))}."
         for heading, text in EXPLAINED.items()
         if heading in shown
     }
@@ -292,7 +297,8 @@ def _measured(row: TrialResult, metric: str, form: str) -> str:
     return format(row.metrics[metric], form) if metric in row.metrics else "-"
 
 
-def _memory_kind(line: Line) -> str:
+def memory_kind(line: Line) -> str:
+    """Return of what the peak memory is."""
     kind = line.trials[0].context["memory_kind"]
     return "of device memory" if kind == "device" else "resident set of the process that trained the pack"
 

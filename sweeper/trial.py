@@ -124,7 +124,7 @@ def _makes_no_sense(
         model = _fresh_model(spec, data, [spec.seed])
     except NotApplicableError as error:
         return f"{spec.model} on {spec.task}", error
-    strategy = _strategy(spec)
+    strategy = strategy_of(spec)
     try:
         stage = next(strategy.adapt(model, [strategy]))
     except NotApplicableError as error:
@@ -185,13 +185,13 @@ def run_planned(
             for spec in specs:
                 yield from run_planned([spec], provenance, keep, plan, judge, checkpoints)
             return
-        status, reason = Status.FAILED, _one_line(error)
+        status, reason = Status.FAILED, one_line(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        status, reason = Status.OUT_OF_MEMORY, _one_line(error)
+        status, reason = Status.OUT_OF_MEMORY, one_line(error)
     except Exception as error:  # a crash of one pack must not end the sweep
         out_of_memory = isinstance(error, RuntimeError) and "not enough memory" in str(error)
         status = Status.OUT_OF_MEMORY if out_of_memory else Status.FAILED
-        reason = _one_line(error)
+        reason = one_line(error)
     if status is Status.OUT_OF_MEMORY and len(specs) > 1:
         half = len(specs) // 2
         for part in (specs[:half], specs[half:]):
@@ -200,11 +200,13 @@ def run_planned(
     yield [failed_row(spec, status, reason, provenance) for spec in specs]
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return what went wrong as a row has it."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-def _strategy(spec: TrialSpec) -> Strategy:
+def strategy_of(spec: TrialSpec) -> Strategy:
+    """Return a trial's strategy with its hyperparameters."""
     return find_strategy(spec.strategy)(**spec.hparams)
 
 
@@ -274,18 +276,18 @@ def _run(
     device = next(model.network.parameters()).device
     metric, has_source, members = find_task(specs[0].task).metric, data.pretrain is not None, len(specs)
     base = model.beside() if keep else model
-    base_flops = _row_flops(model.beside(), data)
+    base_flops = row_flops(model.beside(), data)
     as_loaded, facts = model.beside(), None
     with contextlib.suppress(Timeout):  # while others measure them there is other work
         facts = task_facts(as_loaded, data, metric, wait=False)
     starts = has_source or not model.head_is_fresh  # as something that already does the task, well or badly
     # Before training, and with all additions off, the members are one and the same.
-    untouched = _scores("untouched_", metric, model.beside(), data) * members if starts else [{}] * members
+    untouched = test_scores("untouched_", metric, model.beside(), data) * members if starts else [{}] * members
 
     memory = PeakMemory(device)
     trained = train_pack(
         model,
-        [_strategy(spec) for spec in specs],
+        [strategy_of(spec) for spec in specs],
         [spec.train for spec in specs],
         [data.splits["train"]] * members,
         [data.splits["valid"]] * members,
@@ -302,14 +304,14 @@ def _run(
     off: list[dict[str, Any]] = [{}] * members
     inference_flops: dict[int, int] = {}
     if not all(measured.left for measured in trained):
-        for k, scores in zip(there, _scores("", metric, model, data), strict=True):
+        for k, scores in zip(there, test_scores("", metric, model, data), strict=True):
             after[k] = scores
         model.prefix = None
         if starts and model.can_switch_off:
             model.switch(False)
-            off = _scores("off_", metric, model.one(), data) * members
+            off = test_scores("off_", metric, model.one(), data) * members
             model.switch(True)
-        inference_flops = dict(zip(there, _inference_flops(model, [specs[k] for k in there], data), strict=True))
+        inference_flops = dict(zip(there, answer_flops(model, [specs[k] for k in there], data), strict=True))
 
     if facts is None:
         facts = task_facts(as_loaded, data, metric)
@@ -393,7 +395,7 @@ def _diagnosed(row: TrialResult) -> TrialResult:
     return dataclasses.replace(row, metrics={**row.metrics, "diagnoses": diagnose(row)})
 
 
-def _scores(prefix: str, metric: str, model: LoadedModel, data: TaskData) -> list[dict[str, Any]]:
+def test_scores(prefix: str, metric: str, model: LoadedModel, data: TaskData) -> list[dict[str, Any]]:
     """Return each member's scores on the test rows of target, source and shift, names prefixed."""
     compute = METRICS[metric].compute
     assert compute is not None
@@ -463,7 +465,7 @@ def _confusion(found: Predicted, n_classes: int) -> list[list[int]]:
     return torch.bincount(cell, minlength=n_classes**2).view(n_classes, n_classes).tolist()
 
 
-def _row_flops(model: LoadedModel, data: TaskData) -> int:
+def row_flops(model: LoadedModel, data: TaskData) -> int:
     """Return the FLOPs of one row's way through one member's network, as its additions are switched."""
     # Two rows, since one alone may take a way of its own (a vector instead of a matrix); from the middle, since
     # texts stand in the order of their lengths.
@@ -474,26 +476,26 @@ def _row_flops(model: LoadedModel, data: TaskData) -> int:
     return round(counter.get_total_flops() / (len(rows) * model.members))
 
 
-def _inference_flops(model: LoadedModel, specs: Sequence[TrialSpec], data: TaskData) -> list[int]:
-    """Return each member's `_row_flops` with everything merged that can be; the model is left as it was."""
+def answer_flops(model: LoadedModel, specs: Sequence[TrialSpec], data: TaskData) -> list[int]:
+    """Return each member's `row_flops` with everything merged that can be; the model is left as it was."""
     plain = model.merged(0)
     if plain is not None:
-        return [_row_flops(model.one(plain), data)] * len(specs)
+        return [row_flops(model.one(plain), data)] * len(specs)
     # Merged, a layer is shaped as it was loaded: the same FLOPs as with the addition switched off.
     merging = [addition for addition in model.switches if addition.enabled and addition.merged(0) is not None]
     for addition in merging:
         addition.enabled = False
-    pack = _row_flops(model, data)
+    pack = row_flops(model, data)
     for addition in merging:
         addition.enabled = True
     found = {str(spec.hparams): pack for spec in specs}
     if len(merging) < len(model.switches) and len(found) > 1:
         # What stays beside is padded to the largest of the pack: count each size alone.
         for spec in {str(spec.hparams): spec for spec in specs}.values():
-            alone, strategy = _fresh_model(spec, data, [spec.seed]), _strategy(spec)
+            alone, strategy = _fresh_model(spec, data, [spec.seed]), strategy_of(spec)
             for _ in strategy.adapt(alone, [strategy]):
                 pass
-            (found[str(spec.hparams)],) = _inference_flops(alone, [spec], data)
+            (found[str(spec.hparams)],) = answer_flops(alone, [spec], data)
     return [found[str(spec.hparams)] for spec in specs]
 
 

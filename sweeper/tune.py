@@ -16,7 +16,7 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,8 @@ def _ask(early_stop: Any, step: int, trials: Sequence[TrialSpec], scores: Sequen
 class _ToStore(tune.Callback):
     """Tells a `Sweep` what becomes of Tune's trials."""
 
-    def __init__(self, sweep: Sweep, checkpoints: Path | None) -> None:
-        self.sweep, self.checkpoints = sweep, checkpoints
+    def __init__(self, sweep: Sweep, checkpoints: Path | None, beat: Callable[[], None] | None) -> None:
+        self.sweep, self.checkpoints, self.beat = sweep, checkpoints, beat
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into the scratch folder, for a restore that we never ask for.
@@ -136,6 +136,8 @@ class _ToStore(tune.Callback):
         self.sweep.start(trial.config["pack"])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.beat is not None:
+            self.beat()
         late = self.sweep.overdue()
         for trial in trials if late else ():
             if trial.config["pack"] in late:
@@ -172,6 +174,7 @@ def launch(
     until: float | None = None,
     early_stop: EarlyStop | None = None,
     time_limit: float | None = None,
+    beat: Callable[[], None] | None = None,
 ) -> None:
     """Run trials through Ray Tune; each row is in the store before the listener hears of it.
 
@@ -185,6 +188,7 @@ def launch(
         early_stop: Says which trials stop before their end; ``None``: none does.
         time_limit: Seconds that a trial may take, a pack so many times that as it has trials left; a worker beyond
             it is ended, whatever it is at.
+        beat: Called several times a second from this thread; a KeyboardInterrupt that it raises ends the sweep.
         weights: Where workers save what each complete trial learned; nowhere if ``None``.
         checkpoints: Where workers keep packs while they train, and find those of an earlier launch; nowhere if
             ``None``.
@@ -199,9 +203,8 @@ def launch(
     provenance = {**code(), "grid": grid}
     with connected(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
         gpus_per_trial, gpus = gpus_for(gpus_per_trial)
-        workers = ray.cluster_resources().get("CPU", 1.0) if not gpus_per_trial else gpus / gpus_per_trial
-        workers = max(1, int(min(workers, max_concurrent or workers)))
-        packs = _spread_seeds(_packs(trials, pack_size, workers, checkpoints))
+        workers = workers_for(gpus_per_trial, gpus, max_concurrent)
+        packs = packs_of(trials, pack_size, workers, checkpoints)
         judge = None if early_stop is None else ray.remote(num_cpus=0)(_Judge).remote(early_stop)
         sweep = Sweep(packs, store, listener, provenance, time_limit, time.monotonic)
         numbers = list(range(len(packs)))
@@ -224,7 +227,7 @@ def launch(
                     name=f"sweep-{numbers[0]}",
                     storage_path=str(Path(scratch)),
                     verbose=0,
-                    callbacks=[_ToStore(sweep, checkpoints)],
+                    callbacks=[_ToStore(sweep, checkpoints, beat)],
                 ),
             )
             try:
@@ -253,14 +256,23 @@ def gpus_for(wanted: float | None) -> tuple[float, float]:
     return wanted, gpus
 
 
-def _packs(
+def workers_for(gpus_per_trial: float, gpus: float, max_concurrent: int | None) -> int:
+    """Return how many packs train at the same time on the Ray that this process is connected to."""
+    most = gpus / gpus_per_trial if gpus_per_trial else ray.cluster_resources().get("CPU", 1.0)
+    return max(1, int(min(most, max_concurrent or most)))
+
+
+def packs_of(
     trials: Sequence[TrialSpec], size: int | None, workers: int, checkpoints: Path | None
 ) -> list[list[TrialSpec]]:
-    """Return the trials in packs; those that trained together when a launch ended go on together."""
+    """Return the trials in packs, in the order in which they start.
+
+    Those that trained together when a launch ended go on together.
+    """
     specs = {trial.trial_id: trial for trial in trials}
     begun = [] if checkpoints is None else checkpoint.groups(checkpoints, specs.keys())
     together = [[specs.pop(trial) for trial in group] for group in begun]
-    return together + make_packs(list(specs.values()), size, workers)
+    return _spread_seeds(together + make_packs(list(specs.values()), size, workers))
 
 
 def _cause(file: str | None) -> tuple[Status, str]:

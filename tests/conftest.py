@@ -15,6 +15,9 @@ from hypothesis import settings
 
 from sweeper.torchvision_ops import declare_missing_ops
 from tests import small
+from tests.browser import browser
+
+__all__ = ["browser"]  # a fixture for every test
 
 torch.set_num_threads(1)
 declare_missing_ops()  # `pytest.importorskip` of what imports torchvision would skip for want of it
@@ -59,14 +62,15 @@ Called = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    """Run `sweeper` in this process, which is quicker, and return exit code, stdout and stderr."""
-    from sweeper.cli import cli
+    """Run `sweeper`, or `advisor`, in this process, which is quicker, and return exit code, stdout and stderr."""
+    from advisor.cli import cli as advisor
+    from sweeper.cli import cli as sweeper
     from sweeper.command import run as run_command
 
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["sweeper", *args])
+    def call(*args: str, name: str = "sweeper") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [name, *args])
         with pytest.raises(SystemExit) as ended:
-            run_command(cli, "sweeper")
+            run_command(advisor if name == "advisor" else sweeper, name)
         said = capsys.readouterr()
         return int(str(ended.value.code)), said.out, said.err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 
 import sweeper
+from advisor.evidence import PACKAGED, load
+from advisor.strategy_pages import pages
 from sweeper.grid import load_grid
 from sweeper.metrics import METRICS
 from sweeper.results import flat_row
 from sweeper.trial import run_pack
 from tests import small
-from tests.conftest import Command
+from tests.conftest import Called, Command
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -30,7 +33,8 @@ DOCUMENTS = [
             "results/README.md",
             "examples/README.md",
         )
-    )
+    ),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
 
@@ -50,14 +54,22 @@ def tidy(text: str) -> str:
 
 
 @pytest.mark.parametrize(("line", "output"), console_blocks())
-def test_the_output_below_a_command_is_its_output(line: str, output: str, command: Command, tmp_path: Path) -> None:
+def test_the_output_below_a_command_is_its_output(
+    line: str, output: str, command: Command, called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # As in a fresh clone: the shipped trials, and none of one's own.
     shutil.copytree(ROOT / "results" / "shipped", tmp_path / "results" / "shipped")
     shutil.copy(ROOT / "results" / "store.json", tmp_path / "results")
-    done = command(*line.split())
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    name, *arguments = shlex.split(line)
+    if name in ("sweeper", "advisor"):
+        code, printed, talk = called(*arguments, name=name)
+    else:
+        done = command(name, *arguments)
+        code, printed, talk = done.returncode, done.stdout, done.stderr
+    assert code == 0, talk
     shown, _, _ = tidy(output).partition("\n...")
-    assert tidy(done.stdout).startswith(shown)
+    assert tidy(printed).startswith(shown)
 
 
 @pytest.mark.slow
@@ -86,6 +98,11 @@ def test_every_column_is_documented_and_every_documented_column_exists() -> None
     assert columns <= documented
     # Some numbers no shipped grid has cause to measure.
     assert documented - columns <= {*METRICS}
+
+
+def test_the_page_of_each_strategy_is_what_the_command_writes() -> None:
+    folder = ROOT / "docs" / "strategies"
+    assert {file.name: file.read_text() for file in folder.iterdir()} == pages(load(PACKAGED))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -28,6 +28,8 @@ PLACEMENTS: Mapping[str, tuple[str, ...]] = {
 class Adapter:
     """Train h + scale * up(GELU(down(x))) around frozen layers whose output is h (arXiv 1902.00751, section 2.1).
 
+    Formula: ``h + scale * up(GELU(down(x))), where up and down train``.
+
     Elsewhere than under "parallel" x is h itself. ``up`` starts at zero, so training begins at the pretrained
     function. The head stays frozen unless it is fresh. The sizes in ``space`` lie in the range
     of arXiv 1902.00751, section 3.2; the scales are those of arXiv 2110.04366, section 4.5.

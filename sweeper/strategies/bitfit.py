@@ -22,6 +22,8 @@ WITH_BIAS = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d,
 class BitFit:
     """Train the biases of the backbone and nothing else (arXiv 2106.10199, section 3).
 
+    Formula: ``y = W x + b, where b trains``.
+
     The head stays frozen unless it is fresh, as under LoRA.
     """
 

@@ -70,6 +70,8 @@ ALIGN: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"coral": coral, "mmd"
 class DomainAdaptation:
     """Train the head and the last blocks on a small labelled sample of the new domain.
 
+    Formula: ``loss(labelled) + align_weight * d(h(source), h(new)); CORAL: d = |C_source - C_new|^2 / (4 width^2)``.
+
     With alignment, labelled rows of the source domain train along, and a term of the loss pulls the features
     of both domains together, for which rows of the new domain need no labels: all of "train" serve.
     Both papers look for the term's weight on the task; the weights of the space are ours.

@@ -13,7 +13,10 @@ from sweeper.strategies.base import Stage
 
 @dataclass(frozen=True)
 class FeatureExtraction:
-    """Train a fresh head on the frozen backbone."""
+    """Train a fresh head on the frozen backbone.
+
+    Formula: ``logits = W h(x) + b, where h is frozen and W, b train``.
+    """
 
     name: ClassVar[str] = "feature_extraction"
     per_member: ClassVar[frozenset[str]] = frozenset()

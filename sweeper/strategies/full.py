@@ -15,6 +15,8 @@ from sweeper.strategies.base import Stage
 class Full:
     """Train every parameter, from the pretrained weights on.
 
+    Formula: ``minimise loss(f(x; theta), y) over all of theta``.
+
     Papers fine-tune BERT at 2e-5 to 5e-5 for thousands of steps (arXiv 1810.04805, appendix A.3).
     """
 

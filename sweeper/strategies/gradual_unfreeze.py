@@ -15,6 +15,8 @@ from sweeper.strategies.base import Stage, check_blocks, check_whole
 class GradualUnfreeze:
     """Train the head first, then wake one block after another, the last block first.
 
+    Formula: ``stage s = 0 .. blocks trains the head and the last s blocks for steps / (blocks + 1)``.
+
     Each stage has the same share of the steps (ULMFiT, arXiv 1801.06146, section 3.3, there an epoch each).
 
     Attributes:

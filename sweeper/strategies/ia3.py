@@ -22,6 +22,8 @@ ATTENTION_AND_MLP = "key+value+mlp_out"
 class IA3:
     """Train vectors that rescale keys, values and the inner feed-forward activations (arXiv 2205.05638, section 3.3).
 
+    Formula: ``y = l * (W x), where l trains; of mlp_out W (l * x)``.
+
     The output of each target is multiplied by a vector; of "mlp_out" the input, which is the inner
     activation. Where query, key and value are one fused layer, its whole output is rescaled, as peft does.
     The vectors start at 1, so training begins at the pretrained function. The head stays frozen unless it

@@ -21,6 +21,8 @@ FORMS = ("added", "parametrized")
 class Lora:
     """Train W + (alpha / rank) B A instead of W (arXiv 2106.09685, section 4.1).
 
+    Formula: ``y = W x + (alpha / rank) B A x, where A and B train``.
+
     A starts as `nn.Linear` does and B at zero, so training begins at the pretrained function. The base
     stays frozen, the head too unless it is fresh. With alpha held, the best learning rate hardly
     depends on the rank, which is why the default is a constant (Schulman et al., "LoRA Without

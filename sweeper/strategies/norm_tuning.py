@@ -20,6 +20,8 @@ from sweeper.strategies.base import Stage
 class NormTuning:
     """Train the scale and shift of every normalisation layer and nothing else.
 
+    Formula: ``y = gamma * (x - mean) / std + beta, where gamma and beta train``.
+
     Of layer normalisation in transformers (arXiv 2312.11420), of batch normalisation in convolutional
     networks (arXiv 2003.00152; running statistics stay as loaded), and of all others alike. The head stays
     frozen unless it is fresh.

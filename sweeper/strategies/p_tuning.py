@@ -22,6 +22,8 @@ from sweeper.strategies.prompt_tuning import Prompted, token_table
 class PTuning:
     """Train a prompt encoder MLP(Z) whose n outputs stand before the embedded tokens (arXiv 2103.10385, section 3).
 
+    Formula: ``f([MLP(Z); E(x)]), where Z and the MLP train``.
+
     The encoder is the paper's MLP variant, three linear layers with ReLU between them, as in the package
     peft. Once trained only its outputs are kept: n vectors as in prompt tuning. The head stays frozen
     unless it is fresh.

@@ -15,6 +15,8 @@ from sweeper.strategies.base import Stage, check_above_zero, check_blocks, check
 class PartialUnfreeze:
     """Train the head and the last blocks, the pretrained blocks at a lower rate.
 
+    Formula: ``head at lr, the last blocks at backbone_rate * lr, all before them frozen``.
+
     Differential rates are ULMFiT's discriminative fine-tuning (arXiv 1801.06146, section 3.2).
 
     Attributes:

@@ -21,9 +21,10 @@ START_STD = 0.02  # as the transformers' own weights start; a prefix of standard
 class PrefixTuning:
     """Train n keys and values that every attention layer sees before those of the text (arXiv 2101.00190, section 4).
 
-    Attention becomes softmax(Q [P_k; K]^T / sqrt(d)) [P_v; V]. The prefix trains directly, without the
-    paper's reparametrisation, which peft's default leaves out as well. The head stays frozen unless it is
-    fresh.
+    Formula: ``softmax(Q [P_k; K]^T / sqrt(d)) [P_v; V], where P_k and P_v train``.
+
+    The prefix trains directly, without the paper's reparametrisation, which peft's default leaves out as
+    well. The head stays frozen unless it is fresh.
 
     Attributes:
         virtual_tokens: How many keys and values in each layer.

@@ -15,6 +15,8 @@ from sweeper.strategies.base import Stage, check_above_zero
 class ProbeThenFull:
     """Train a fresh head on the frozen backbone, then everything at a lower rate.
 
+    Formula: ``head alone at lr for probe_share of the steps, then all of theta at full_rate * lr``.
+
     A head that fits the features keeps full fine-tuning from distorting them (LP-FT, arXiv 2202.10054,
     section 3.4).
 

@@ -18,6 +18,8 @@ from sweeper.strategies.base import Stage, check_whole
 class PromptTuning:
     """Train n vectors that stand before the embedded tokens of every text: [P; E(x)] (arXiv 2104.08691, section 2).
 
+    Formula: ``f([P; E(x)]), where the n rows of P train``.
+
     They start at the embeddings of tokens drawn from the vocabulary (section 3.2). Nothing inside the
     network changes; the head stays frozen unless it is fresh. The paper trains at 0.3 with
     Adafactor (section 3.1) and finds little gain beyond 20 tokens (section 3.2).

@@ -23,6 +23,8 @@ from sweeper.strategies.low_rank import LowRank, MemberDropout, check_dropout, c
 class Qlora:
     """Train a low-rank update beside linear layers kept in 4-bit NormalFloat (arXiv 2305.14314, section 3).
 
+    Formula: ``y = dequantised(W in NF4) x + (alpha / rank) B A x, where A and B train``.
+
     Every linear layer inside the blocks is quantised, whether it is a target or not; embedding, head,
     convolutions and biases stay as they are. The base is then near the loaded network, not the same, and
     switching off does not give that one back. Needs bitsandbytes.

@@ -18,7 +18,7 @@ pairs = pytest.mark.parametrize(
     ("model", "strategy"), [(m, s) for m in small.LEFT_OUT for s in STRATEGIES if s not in small.LEFT_OUT[m]]
 )
 left_out = pytest.mark.parametrize(
-    ("model", "strategy"), [(m, s) for m, names in small.LEFT_OUT.items() for s in names]
+    ("model", "strategy"), [(m, s) for m, names in small.LEFT_OUT.items() for s in sorted(names)]
 )
 every = pytest.mark.parametrize("strategy", STRATEGIES)
 

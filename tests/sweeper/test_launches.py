@@ -26,10 +26,10 @@ def test_a_launch_that_is_cut_off_stays_until_the_same_one_ends(store: ResultsSt
         raise KeyboardInterrupt
     ((_, options),) = unfinished(store)
     assert options == {"grid_name": "smoke", "models": [], "budget": 60.0}
-    with recorded(store, {**OPTIONS, "budget": None}) as end:
+    with recorded(store, {**OPTIONS, "budget": None}) as (_, end):
         end()
     assert len(unfinished(store)) == 1, "another launch has ended"
-    with recorded(store, {**OPTIONS, "form": "json", "folder": "elsewhere"}) as end:
+    with recorded(store, {**OPTIONS, "form": "json", "folder": "elsewhere"}) as (_, end):
         end()
     assert unfinished(store) == []
     assert store.read().damage == []
