@@ -12,6 +12,8 @@ import click
 from advisor.evidence import PACKAGED, load
 from advisor.explain import explained
 from advisor.next_cli import next_
+from advisor.emit.tools import NAMES as TOOLS
+from advisor.emit_cli import emitted
 from advisor.options import fitted_option, fitted_path, question_of, situation_options
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
@@ -54,8 +56,20 @@ cli.add_command(next_)
 )
 @click.option("--results", "folder", metavar="DIR", help="For --probe: the store of its trials. [default: results]")
 @fitted_option
+@click.option("--emit", "tool", type=click.Choice(TOOLS), help="Instead of the answer: a file that this tool accepts.")
+@click.option("--pick", metavar="STRATEGY", help="For --emit: another candidate. [default: the first that fits]")
+@click.option("--output", metavar="FILE", help="For --emit: the file to write. [default: standard output]")
 @click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
-def recommend(budget: float | None, folder: str | None, fitted: str | None, form: str, **given: Any) -> None:
+def recommend(
+    budget: float | None,
+    folder: str | None,
+    fitted: str | None,
+    tool: str | None,
+    pick: str | None,
+    output: str | None,
+    form: str,
+    **given: Any,
+) -> None:
     """Rank strategies for a situation. What is left out is not guessed: the answer says what it depends on.
 
     \b
@@ -64,7 +78,13 @@ def recommend(budget: float | None, folder: str | None, fitted: str | None, form
     advisor recommend --model-params 124M --task-different --n-train 500 --gpu-memory 16GB --modality text
     advisor recommend --data reviews.csv --model minilm
     advisor recommend --data reviews.csv --model minilm --probe 60s
+    advisor recommend --large-model --compute low --model meta-llama/Llama-3.2-1B --emit trl --output sft.yaml
     """
+    if tool is not None:
+        emitted(tool, pick, output, fitted, given, {"--probe": budget, "--format json": form == "json"})
+        return
+    if pick is not None or output is not None:
+        raise click.UsageError("--pick and --output are for --emit TOOL")
     if budget is not None and given["data_name"] is None:
         raise click.UsageError("--probe trains on your own rows: add --data DATA")
     if folder is not None and budget is None:

@@ -64,6 +64,11 @@ def as_text(answer: Recommendation) -> str:
     return "\n".join(_lines(answer)) + "\n"
 
 
+def in_a_line(answer: Recommendation) -> str:
+    """Return what the answer comes to, in a line."""
+    return " ".join(_headline(answer))
+
+
 def _lines(answer: Recommendation) -> Iterator[str]:
     yield from _headline(answer)
     yield ""
