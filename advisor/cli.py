@@ -9,15 +9,16 @@ from typing import Any
 
 import click
 
+from advisor.emit.tools import NAMES as TOOLS
+from advisor.emit_cli import emitted
 from advisor.evidence import PACKAGED, load
 from advisor.explain import explained
 from advisor.next_cli import next_
-from advisor.emit.tools import NAMES as TOOLS
-from advisor.emit_cli import emitted
 from advisor.options import fitted_option, fitted_path, question_of, situation_options
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
+from advisor.report_cli import report
 from sweeper import __version__
 from sweeper.command import run
 from sweeper.printing import Duration
@@ -37,12 +38,14 @@ def cli() -> None:
     advisor explain lora --large-model --compute low
     advisor plan --model-params 7B --gpu-memory 24GB
     advisor next --data reviews.csv      the trials that would settle it
+    advisor report --large-model         the answer as one HTML file
     advisor fit                          learn from the trials in results/
     """
 
 
 cli.add_command(plan_command)
 cli.add_command(next_)
+cli.add_command(report)
 
 
 @cli.command()

@@ -108,7 +108,12 @@ class Job:
         """peft's name for the work; where nobody said, large models write and small ones classify."""
         if self.situation.modality in ("image", "tabular"):
             return None
-        known = {"classification": "SEQ_CLS", "regression": "SEQ_CLS", "tagging": "TOKEN_CLS", "generation": "CAUSAL_LM"}
+        known = {
+            "classification": "SEQ_CLS",
+            "regression": "SEQ_CLS",
+            "tagging": "TOKEN_CLS",
+            "generation": "CAUSAL_LM",
+        }
         return known.get(self.work or "generation" if self.situation.large else self.work or "classification")
 
 
@@ -156,7 +161,9 @@ def modules(job: Job) -> list[str] | None:
     roles = targets.split("+")
     unknown = [role for role in roles if role not in NAMES]
     if unknown:
-        raise CannotSayError(f"{job.strategy}.targets {targets!r}: each family of models has its own name for {unknown[0]}")
+        raise CannotSayError(
+            f"{job.strategy}.targets {targets!r}: each family of models has its own name for {unknown[0]}"
+        )
     return [name for role in roles for name in NAMES[role]]
 
 
@@ -170,7 +177,11 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 
 def header(job: Job, run: str, *todo: str) -> str:
     """Return comment lines: what this is, why, how it runs, and what is left to be set."""
-    lines = [f"{job.strategy}, by `advisor recommend`. {job.why}", f"Settings: {job.candidate.settings_from}.", f"Run: {run}"]
+    lines = [
+        f"{job.strategy}, by `advisor recommend`. {job.why}",
+        f"Settings: {job.candidate.settings_from}.",
+        f"Run: {run}",
+    ]
     lines += [f"To set: {text}" for text in todo if text]
     shown = [part for line in lines for part in textwrap.wrap(_plain(line), 108, subsequent_indent="  ")]
     return "".join(f"# {line}\n" for line in shown)

@@ -5,7 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from advisor.emit.job import EPOCHS, LOW_RANK, MAX_TOKENS, WARMUP, CannotSayError, Job, header, modules, require, to_yaml, whole
+from advisor.emit.job import (
+    EPOCHS,
+    LOW_RANK,
+    MAX_TOKENS,
+    WARMUP,
+    CannotSayError,
+    Job,
+    header,
+    modules,
+    require,
+    to_yaml,
+    whole,
+)
 
 DATA = "own_rows"
 

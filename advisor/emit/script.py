@@ -11,7 +11,7 @@ from advisor.emit.peft import config
 OF_TORCH = ("full", "feature_extraction", "bitfit", "partial_unfreeze")
 MAX_TOKENS = 256
 
-TEMPLATE = '''
+TEMPLATE = """
 import argparse, csv, random
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer{imports}
@@ -61,7 +61,7 @@ with torch.no_grad():
     right = sum((model(**inputs).logits.argmax(-1) == labels).sum().item() for inputs, labels in parts)
 model.save_pretrained(args.output), tokenizer.save_pretrained(args.output)
 print(f"test accuracy {{right / max(1, len(test)):.3f}} on {{len(test)}} rows; saved in {{args.output}}")
-'''
+"""
 
 
 def emit(job: Job) -> str:

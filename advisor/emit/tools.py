@@ -71,7 +71,11 @@ def emit(
         others = [other for other in TOOLS if _can(other, jobs[name])]
         raise ValueError(
             f"{error}. "
-            + (f"Of this answer {tool} has {', '.join(can)}: --pick {can[0]}" if can else f"{tool} has none of this answer")
+            + (
+                f"Of this answer {tool} has {', '.join(can)}: --pick {can[0]}"
+                if can
+                else f"{tool} has none of this answer"
+            )
             + f"; {name} goes with --emit {', '.join([SWEEPER, *others])}"
         ) from None
 

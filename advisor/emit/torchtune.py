@@ -44,10 +44,16 @@ class Builder:
 
     def tokenizer(self, folder: str) -> dict[str, Any]:
         """Return its tokenizer."""
-        own: dict[str, Any] = {"_component_": "torchtune.models.qwen2_5.qwen2_5_tokenizer", "path": f"{folder}/vocab.json"}
+        own: dict[str, Any] = {
+            "_component_": "torchtune.models.qwen2_5.qwen2_5_tokenizer",
+            "path": f"{folder}/vocab.json",
+        }
         own["merges_file"] = f"{folder}/merges.txt"
         if self.is_llama:
-            own = {"_component_": "torchtune.models.llama3.llama3_tokenizer", "path": f"{folder}/original/tokenizer.model"}
+            own = {
+                "_component_": "torchtune.models.llama3.llama3_tokenizer",
+                "path": f"{folder}/original/tokenizer.model",
+            }
         return {**own, "max_seq_len": MAX_TOKENS}
 
     def checkpoint(self, folder: str) -> dict[str, Any]:
@@ -126,7 +132,9 @@ def emit(job: Job) -> str:
         content["optimizer_in_bwd"] = False
     recipe = "lora_finetune_single_device" if low_rank else "full_finetune_single_device"
     todo = [
-        "" if is_known else f"the model: {builder.on_hub} stands in (model, tokenizer, checkpointer; `tune ls` names others)",
+        ""
+        if is_known
+        else f"the model: {builder.on_hub} stands in (model, tokenizer, checkpointer; `tune ls` names others)",
         f"checkpointer.checkpoint_dir and the tokenizer's paths, if the weights are not in {folder}",
         "" if job.data else "dataset.data_files, a CSV with the columns prompt and completion",
     ]
@@ -149,7 +157,9 @@ def _lora(job: Job) -> dict[str, Any]:
     roles = [*LAYERS] if targets == "all" else targets.split("+")
     unknown = [role for role in roles if role not in LAYERS]
     if unknown:
-        raise CannotSayError(f"torchtune has {job.strategy}.targets all, or query, key and value; {unknown[0]} is asked for here")
+        raise CannotSayError(
+            f"torchtune has {job.strategy}.targets all, or query, key and value; {unknown[0]} is asked for here"
+        )
     layers = [LAYERS[role] for role in roles]
     return {
         "lora_attn_modules": [*layers, *(["output_proj"] if targets == "all" else [])],

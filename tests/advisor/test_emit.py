@@ -71,14 +71,16 @@ def test_a_tool_gets_what_it_has_and_refuses_the_rest(tool: str) -> None:
         if tool in tools:
             assert emit(answer(wish), tool)
         else:
-            with pytest.raises(ValueError, match=rf"has|targets|must be") as refused:
+            with pytest.raises(ValueError, match=r"has|targets|must be") as refused:
                 emit(answer(wish), tool)
             assert strategy in str(refused.value)
             assert "\n" not in str(refused.value)
 
 
 def test_a_refusal_names_what_the_tool_has_and_who_has_the_strategy() -> None:
-    with pytest.raises(ValueError, match=r"trl has no prompt_tuning\. Of this answer trl has lora: --pick lora") as refused:
+    with pytest.raises(
+        ValueError, match=r"trl has no prompt_tuning\. Of this answer trl has lora: --pick lora"
+    ) as refused:
         emit(LARGE, "trl", "prompt_tuning")
     assert "--emit sweeper, peft, script" in str(refused.value)
 
