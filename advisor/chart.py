@@ -85,9 +85,8 @@ def chart(dots: Sequence[Dot], caption: str, heading: str, mark: float | None = 
             )
         )
     labels = [element("text", f"{tick:g}", x=at(tick), y="70%", text_anchor="middle") for tick in ticks(least, most)]
-    axis = element(
-        "tr", element("td"), element("td", element("svg", *labels), class_="plot"), element("td"), aria_hidden="true"
-    )
+    scale = element("td", element("svg", *labels), class_="plot")
+    axis = element("tr", element("td"), scale, element("td"), aria_hidden="true")
     named = (("strategy", None), (heading, None), ("mean", "number"))
     head = element("tr", *(element("th", text, scope="col", class_=kind) for text, kind in named))
     return element(

@@ -47,9 +47,7 @@ def emitted(
     question = question_of(given if model is None else {**given, "model": None})
     answer = recommend(question.situation, load(fitted_path(fitted)))
     if not answer.feasible:
-        raise ValueError(
-            "nothing of the answer fits into the memory: `advisor recommend` without --emit says what is short"
-        )
+        raise ValueError("nothing of the answer fits into the memory: the same without --emit says what is short")
     text = emit(answer, tool, pick, model, question.own, file.parent if file else Path())
     if file is None:
         click.echo(text, nl=False)

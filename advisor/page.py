@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -32,6 +33,9 @@ STYLE = (
   .verdict > div:nth-child(n+3) { border-top: 1px solid var(--line); } }
 @media (max-width: 40rem) { .verdict > div { padding: .6rem .75rem; } .verdict .big { font-size: 1.1rem; }
   .verdict dd { font-size: .875rem; } }
+.verdict code { white-space: nowrap; }
+.candidates td:nth-child(2) { min-width: 17rem; }
+.candidates th .soft { font-weight: 400; }
 """
 )
 MOST_NAMED = 2
@@ -61,8 +65,8 @@ def advice(answer: Recommendation, fitted: Fitted, path: Path = PACKAGED) -> str
         f"advisor {__version__}, from {source}: {fitted.trials:,} trials in {len(fitted.situations)} measured "
         f"situations, the newest of {fitted.newest[:10]}. The same in a terminal: {_command(answer)}"
     )
-    title = f"Take {named(_first(answer))}" if answer.spoke != "depends" else "It depends"
-    return page(title, join(parts), lead=known, brand="advisor", footer=footer, style=STYLE)
+    title = f"Advice: {named(_first(answer))}" if answer.spoke != "depends" else "Advice: it depends"
+    return page(title, join(parts), lead=_lead_line(known, answer), brand="advisor", footer=footer, style=STYLE)
 
 
 def fragment(answer: Recommendation) -> str:
@@ -70,6 +74,19 @@ def fragment(answer: Recommendation) -> str:
     lines = headline(answer)
     rest = listed([*answer.leads, *(f"or else: {flip}" for flip in answer.flips[:MOST_NAMED])])
     return element("div", element("p", element("strong", " ".join(lines))), _candidates(answer), rest)
+
+
+def _lead_line(known: str, answer: Recommendation) -> str:
+    """Return what is known, in words and in numbers."""
+    asked = answer.situation
+    numbers = [
+        f"{asked.model_params:,.0f} parameters" if asked.model_params is not None else "",
+        f"{asked.n_train:,} rows" if asked.n_train is not None else "",
+        f"{asked.gpu_memory / 1e9:g} GB" if asked.gpu_memory is not None else "",
+        asked.modality or "",
+    ]
+    said = ", ".join(filter(None, numbers))
+    return known.removesuffix(":") + (f" ({said})." if said else ".")
 
 
 def _first(answer: Recommendation) -> Sequence[Candidate]:
@@ -94,11 +111,8 @@ def _verdict(answer: Recommendation) -> Markup:
         ("How sure", element("span", sure, class_="big"), because),
         ("At what cost", element("span", price, class_="big"), more),
     ]
-    return element(
-        "dl",
-        *(element("div", element("dt", name), element("dd", big, text)) for name, big, text in tiles),
-        class_="verdict",
-    )
+    cells = [element("div", element("dt", name), element("dd", big, text)) for name, big, text in tiles]
+    return element("dl", *cells, class_="verdict")
 
 
 def _lead(answer: Recommendation, first: Candidate) -> tuple[str, str]:
@@ -115,15 +129,13 @@ def _lead(answer: Recommendation, first: Candidate) -> tuple[str, str]:
     if first.behind is not None:
         return (
             f"{first.behind.behind:.1f} points",
-            f"below the best on average, over {first.behind.situations} measured situations that fit",
+            f"below the best on average, over the measured situations that fit and have it ({first.behind.situations})",
         )
     others = sorted(first.published, key=lambda own: -own.situations)
     if others:
         own = others[0]
-        return (
-            f"{own.behind:.1f} points",
-            f"below the best on average, in {own.situations} situations that others measured",
-        )
+        where = f"{own.situations} situation{'s' * (own.situations > 1)} that others measured"
+        return f"{own.behind:.1f} points", f"below the best on average, in {where}"
     return "not known", "nothing that was measured speaks for it"
 
 
@@ -134,20 +146,16 @@ def _sure(answer: Recommendation, first: Candidate) -> tuple[str, str]:
         gap = ranked[0].ahead_of(ranked[1]) if len(ranked) > 1 else None
         settled = gap is not None and gap[2] > gap[1] and (gap[1] > 0 or gap[2] < 0)
         seeds = len(ranked[0].seeds)
-        carry = (
-            f"; scores on another task lie within {answer.carry.points:.0f} points, 9 times in 10"
-            if answer.carry
-            else ""
-        )
-        if settled:
-            return "settled", f"by {seeds} seeds of the nearest measured situation{carry}"
-        return "not settled", f"by {seeds} seeds of the nearest measured situation{carry}"
+        because = f"by {seeds} seeds of the nearest measured situation"
+        if answer.carry:
+            because += f"; scores on another task lie within {answer.carry.points:.0f} points, 9 times in 10"
+        return "settled" if settled else "not settled", because
     if answer.spoke == "depends":
         return "open", "the rules need an answer that was not given"
     if answer.abstains:
         return "rules only", "nothing measured stands behind them: advisor next names the trials that would settle it"
     trials = "trials that fit stand beside them" if first.estimate else "figures of others stand beside them"
-    return "rules", f"decide, since no measured situation is near; {trials}"
+    return "by the rules", f"no measured situation is near enough to overrule them; {trials}"
 
 
 def _range(low: float, high: float) -> str:
@@ -170,9 +178,8 @@ def _scores(answer: Recommendation) -> Markup:
     mark = near.untouched if answer.spoke == "evidence" else None
     if mark is not None:
         text += f" Dashed: the source model before training, {100 * mark:.1f}."
-    return join(
-        [element("h2", "Scores"), chart(dots, text, "test score, per cent", None if mark is None else 100 * mark)]
-    )
+    untouched = None if mark is None else 100 * mark
+    return join([element("h2", "Scores"), chart(dots, text, "test score, per cent", untouched)])
 
 
 def _dot(candidate: Candidate) -> Dot:
@@ -194,35 +201,45 @@ def interval(estimate: Estimate) -> float | None:
 
 def _candidates(answer: Recommendation) -> Markup:
     """Return the candidates with all that is known of each, the first first."""
-    return table(
-        ["strategy", "settings", *EVIDENCE],
-        list(_rows(answer)),
+    origins = Counter(own.settings_from for own in answer.candidates)
+    common = next((origin for origin, often in origins.most_common(1) if often > 1), "")
+    measured = any(own.estimate is not None for own in answer.candidates)
+    drawn = table(
+        ["strategy", "settings", *(EVIDENCE if measured else ())],
+        [
+            [*_named(rank, own, common), *(_measured(own) if measured else ())]
+            for rank, own in enumerate(answer.candidates, start=1)
+        ],
+        caption=f"Settings, where nothing else is said: {common}." if common else "",
         label="Candidates, the first first",
         words=2,
     )
+    return element("div", drawn, class_="candidates")
 
 
-def _rows(answer: Recommendation) -> Iterator[list[object]]:
-    for rank, own in enumerate(answer.candidates, start=1):
-        marks = [
-            text for text, holds in (("the rules prefer it", own.by_rules), ("Pareto set", own.not_beaten)) if holds
-        ]
-        name = join([f"{rank}. {own.strategy}", *(element("div", mark, class_="small soft") for mark in marks)])
-        notes = [f"from: {own.settings_from}"] + ([needed(own.need)] if own.need is not None else [])
-        settings = join([settings_text(own.settings), *(element("div", note, class_="small soft") for note in notes)])
-        estimate = own.estimate
-        if estimate is None:
-            yield [name, settings, "no trial", "", "", "", ""]
-            continue
-        yield [
-            name,
-            settings,
-            f"{100 * estimate.mean:.1f}" + (f" ± {100 * estimate.std:.1f}" if estimate.std is not None else ""),
-            f"{estimate.trainable_params:,.0f} ({percent(estimate.trainable_percent)})",
-            f"{estimate.train_seconds:.2f} s",
-            f"{100 * estimate.forgetting:.1f}" if estimate.forgetting is not None else "-",
-            str(estimate.n_trials),
-        ]
+def _named(rank: int, own: Candidate, common: str) -> list[object]:
+    """Return name and settings, with where these are from unless it is what all have in common."""
+    marks = [text for text, holds in (("the rules prefer it", own.by_rules), ("Pareto set", own.not_beaten)) if holds]
+    notes = [] if own.settings_from == common else [f"from: {own.settings_from}"]
+    notes += [needed(own.need)] if own.need is not None else []
+    return [
+        join([f"{rank}. {own.strategy}", *(element("div", mark, class_="small soft") for mark in marks)]),
+        join([settings_text(own.settings), *(element("div", note, class_="small soft") for note in notes)]),
+    ]
+
+
+def _measured(own: Candidate) -> list[object]:
+    """Return what trials say."""
+    estimate = own.estimate
+    if estimate is None:
+        return ["no trial", *["-"] * (len(EVIDENCE) - 1)]
+    return [
+        f"{100 * estimate.mean:.1f}" + (f" ± {100 * estimate.std:.1f}" if estimate.std is not None else ""),
+        f"{estimate.trainable_params:,.0f} ({percent(estimate.trainable_percent)})",
+        f"{estimate.train_seconds:.2f} s",
+        f"{100 * estimate.forgetting:.1f}" if estimate.forgetting is not None else "-",
+        str(estimate.n_trials),
+    ]
 
 
 def _command(answer: Recommendation) -> str:

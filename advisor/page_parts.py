@@ -13,6 +13,7 @@ from sweeper.page import element, join, table
 
 EVIDENCE = ("test, ± std", "trainable", "seconds", "forgets", "trials")
 MOST_NEAR = 8
+OTHERS = ("best of three", "single best", "rules", "random")
 
 
 def named(candidates: Sequence[Candidate]) -> str:
@@ -30,16 +31,21 @@ def listed(lines: Sequence[object]) -> Markup:
     return element("ul", *(element("li", line) for line in lines)) if lines else Markup("")
 
 
-def cost(own: Candidate, answer: Recommendation) -> tuple[str, str]:
+def coded(text: str) -> Markup:
+    """Return a text with what stands in backticks set as code."""
+    parts = text.split("`")
+    return join(element("code", part) if place % 2 else part for place, part in enumerate(parts))
+
+
+def cost(own: Candidate, answer: Recommendation) -> tuple[str, str | Markup]:
     """Return what a candidate costs: in a word, and in a sentence."""
     said = []
     estimate, need = own.estimate, own.need
     if need is not None:
         low, high = need.memory_bytes.low / 1e9, need.memory_bytes.high / 1e9
         verdict = f", {need.verdict}" if need.verdict else ""
-        said.append(
-            f"{low:.1f} to {high:.1f} GB of memory{verdict} ({need.under}); {need.adapter_bytes / 1e6:,.1f} MB on disk"
-        )
+        said.append(f"{low:.1f} to {high:.1f} GB of memory{verdict} ({need.under})")
+        said.append(f"{need.adapter_bytes / 1e6:,.1f} MB on disk")
     if estimate is not None:
         said.append(
             f"{estimate.trainable_params:,.0f} parameters train ({percent(estimate.trainable_percent)})"
@@ -49,10 +55,9 @@ def cost(own: Candidate, answer: Recommendation) -> tuple[str, str]:
         return f"{need.memory_bytes.mean / 1e9:.1f} GB", "; ".join(said)
     if estimate is not None and answer.spoke == "evidence":
         return f"{estimate.train_seconds:.2f} s of training", "; ".join(said) + ", measured there"
-    return (
-        "not known",
-        "before the model's size is: --model-params" if answer.situation.model_params is None else "; ".join(said),
-    )
+    if answer.situation.model_params is None:
+        said.insert(0, "say the model's size: `--model-params`")
+    return "not known", coded("; ".join(said))
 
 
 def why(answer: Recommendation) -> Iterator[Markup]:
@@ -65,7 +70,7 @@ def why(answer: Recommendation) -> Iterator[Markup]:
                 [
                     element("strong", " or ".join(rule.prefer)),
                     f": {rule.because}. ",
-                    element("span", rule.source, class_="soft"),
+                    element("span", f"Source: {rule.source}.", class_="soft"),
                 ]
             )
             for rule in rules.values()
@@ -76,7 +81,7 @@ def why(answer: Recommendation) -> Iterator[Markup]:
 def appendix(answer: Recommendation) -> Iterator[Markup]:
     """Yield what was measured, what others say, what would flip the choice, and what fits."""
     yield element("h2", "Evidence")
-    yield listed(list(evidence(answer)))
+    yield listed([coded(sentence) for sentence in evidence(answer)])
     if answer.comparable:
         yield table(
             ["model", "task", "near", "parameters", "rows", "steps", "similarity", "best", "test"],
@@ -94,7 +99,7 @@ def appendix(answer: Recommendation) -> Iterator[Markup]:
                 ]
                 for m in answer.comparable[:MOST_NEAR]
             ],
-            caption=f"Measured situations, the nearest {min(MOST_NEAR, len(answer.comparable))} of {len(answer.comparable)} that fit",
+            caption=f"The nearest of {len(answer.comparable)} measured situations that fit",
             words=3,
         )
     others = [(own.strategy, figure) for own in answer.candidates for figure in own.published]
@@ -124,10 +129,11 @@ def regrets() -> Iterator[Markup]:
     whole, joint = shipped()[0], shipped(joint=True)[0]
     yield element(
         "p",
-        f"Each of {whole.groups} tasks was left out in turn, and advice asked for on its situations. The strategy that is "
-        f"advised loses {whole.advice:.1f} points to the best there was ({whole.low:.1f} to {whole.high:.1f}); a strategy "
-        f"drawn at random {whole.chance:.1f}, the rules alone {whole.rules:.1f}. With settings it is {joint.advice:.1f}, "
-        f"against {joint.chance:.1f} at random. Among the first three of the answer the best loses {whole.best_of_three:.1f}.",
+        f"Each of {whole.groups} tasks was left out in turn, and advice asked for on its situations. The strategy that "
+        f"is advised loses {whole.advice:.1f} points to the best there was ({whole.low:.1f} to {whole.high:.1f}); one "
+        f"drawn at random {whole.chance:.1f}, the rules alone {whole.rules:.1f}. With settings it is "
+        f"{joint.advice:.1f}, against {joint.chance:.1f} at random. The best among the first three of an answer loses "
+        f"{whole.best_of_three:.1f}.",
     )
     for caption, found in (
         ("Points lost by the strategy advised, at its best settings", shipped()),
@@ -136,7 +142,7 @@ def regrets() -> Iterator[Markup]:
         yield _regrets(caption, found)
     yield element(
         "p",
-        "On the trials and figures of others that ship with the package, whichever file this advice is from; written by ",
+        "On the trials and figures that ship with the package, whichever file this advice is from; written by ",
         element("code", COMMAND),
         class_="small soft",
     )
@@ -144,16 +150,7 @@ def regrets() -> Iterator[Markup]:
 
 def _regrets(caption: str, found: Sequence[Regret]) -> Markup:
     return table(
-        [
-            "measured by",
-            "advice (95 % interval)",
-            "best of three",
-            "single best",
-            "rules",
-            "random",
-            "situations",
-            "90 % covers",
-        ],
+        ["measured by", "advice (95 % interval)", *OTHERS, "situations", "90 % covers"],
         [
             [
                 {"all": "all", OWN: "own trials"}.get(own.source, own.source),

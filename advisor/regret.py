@@ -44,7 +44,7 @@ class Regret:
 
 
 def shipped(joint: bool = False) -> list[Regret]:
-    """Return the figures of strategies at their best settings, or of strategies with settings: of all, then by source."""
+    """Return the figures of strategies, or of strategies with settings (``joint``): of all, then by source."""
     content = json.loads(read_small(PACKAGED, MOST_BYTES))["joint" if joint else "strategy_only"]
     return [_regret(name, own) for name, own in {"all": content["total"], **content["sources"]}.items()]
 

@@ -234,16 +234,15 @@ def evidence(answer: Recommendation) -> Iterator[str]:
         + ". Scores are mean ± std over seeds; `sweeper show TRIAL` shows a trial."
     )
     if nearest.untouched is not None:
-        yield (_against_untouched(nearest, nearest.untouched))
-    for lead in answer.leads:
-        yield (lead)
+        yield _against_untouched(nearest, nearest.untouched)
+    yield from answer.leads
     if answer.carry is not None:
         yield (
             f"on another task expect these test scores within {answer.carry.points:.0f} points: 9 in 10 were, on "
             f"{answer.carry.tasks} tasks left out one after the other"
         )
     if len(answer.comparable) > 1:
-        yield (_over_all(answer))
+        yield _over_all(answer)
     doubted = {trial: why for c in answer.candidates if c.estimate for trial, why in c.estimate.doubted.items()}
     if doubted:
         first = "; ".join(f"{trial}: {why}" for trial, why in list(doubted.items())[:2])

@@ -1,4 +1,4 @@
-"""Ask for advice from Python: what ships with the package, then what one's own trials say, in scikit-learn's manners."""
+"""Ask for advice from Python: of what ships with the package, then of one's own trials, in scikit-learn's manners."""
 
 import sys
 from pathlib import Path

@@ -24,6 +24,12 @@ TRAINING = frozenset({"lr", "steps", "epochs", "batch_size", "weight_decay"})
 IDLE = frozenset({"form"})
 USUAL: Mapping[str, Any] = {"scaling": "standard", "b_rate": 1.0, "dropout": 0.0, "init": "standard", "dora": False}
 """Of LoRA: settings that are no wish of anybody's."""
+TASK_TYPES = {
+    "classification": "SEQ_CLS",
+    "regression": "SEQ_CLS",
+    "tagging": "TOKEN_CLS",
+    "generation": "CAUSAL_LM",
+}
 # Role -> what families of transformers call it.
 NAMES = {
     "query": ("q_proj", "query", "q_lin"),
@@ -108,13 +114,7 @@ class Job:
         """peft's name for the work; where nobody said, large models write and small ones classify."""
         if self.situation.modality in ("image", "tabular"):
             return None
-        known = {
-            "classification": "SEQ_CLS",
-            "regression": "SEQ_CLS",
-            "tagging": "TOKEN_CLS",
-            "generation": "CAUSAL_LM",
-        }
-        return known.get(self.work or "generation" if self.situation.large else self.work or "classification")
+        return TASK_TYPES.get(self.work or ("generation" if self.situation.large else "classification"))
 
 
 def require(job: Job, tool: str, strategies: Sequence[str], settings: Mapping[str, Sequence[Any] | None]) -> None:
@@ -181,8 +181,8 @@ def header(job: Job, run: str, *todo: str) -> str:
         f"{job.strategy}, by `advisor recommend`. {job.why}",
         f"Settings: {job.candidate.settings_from}.",
         f"Run: {run}",
+        *(f"To set: {text}" for text in todo if text),
     ]
-    lines += [f"To set: {text}" for text in todo if text]
     shown = [part for line in lines for part in textwrap.wrap(_plain(line), 108, subsequent_indent="  ")]
     return "".join(f"# {line}\n" for line in shown)
 

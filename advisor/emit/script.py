@@ -39,7 +39,8 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 model.to(device)
 
 def tensors(rows):
-    read = tokenizer([text for text, _ in rows], truncation=True, max_length={max_tokens}, padding=True, return_tensors="pt")
+    texts = [text for text, _ in rows]
+    read = tokenizer(texts, truncation=True, max_length={max_tokens}, padding=True, return_tensors="pt")
     return read.to(device), torch.tensor([names.index(label) for _, label in rows], device=device)
 
 {groups}

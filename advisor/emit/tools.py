@@ -69,15 +69,10 @@ def emit(
     except CannotSayError as error:
         can = [each for each, job in jobs.items() if _can(tool, job)]
         others = [other for other in TOOLS if _can(other, jobs[name])]
-        raise ValueError(
-            f"{error}. "
-            + (
-                f"Of this answer {tool} has {', '.join(can)}: --pick {can[0]}"
-                if can
-                else f"{tool} has none of this answer"
-            )
-            + f"; {name} goes with --emit {', '.join([SWEEPER, *others])}"
-        ) from None
+        out = (
+            f"Of this answer {tool} has {', '.join(can)}: --pick {can[0]}" if can else f"{tool} has none of this answer"
+        )
+        raise ValueError(f"{error}. {out}; {name} goes with --emit {', '.join([SWEEPER, *others])}") from None
 
 
 def _can(tool: str, job: Job) -> bool:

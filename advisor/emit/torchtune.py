@@ -44,17 +44,13 @@ class Builder:
 
     def tokenizer(self, folder: str) -> dict[str, Any]:
         """Return its tokenizer."""
-        own: dict[str, Any] = {
-            "_component_": "torchtune.models.qwen2_5.qwen2_5_tokenizer",
-            "path": f"{folder}/vocab.json",
+        function = "llama3.llama3_tokenizer" if self.is_llama else "qwen2_5.qwen2_5_tokenizer"
+        return {
+            "_component_": f"torchtune.models.{function}",
+            "path": f"{folder}/original/tokenizer.model" if self.is_llama else f"{folder}/vocab.json",
+            **({} if self.is_llama else {"merges_file": f"{folder}/merges.txt"}),
+            "max_seq_len": MAX_TOKENS,
         }
-        own["merges_file"] = f"{folder}/merges.txt"
-        if self.is_llama:
-            own = {
-                "_component_": "torchtune.models.llama3.llama3_tokenizer",
-                "path": f"{folder}/original/tokenizer.model",
-            }
-        return {**own, "max_seq_len": MAX_TOKENS}
 
     def checkpoint(self, folder: str) -> dict[str, Any]:
         """Return where its weights are."""
@@ -132,9 +128,7 @@ def emit(job: Job) -> str:
         content["optimizer_in_bwd"] = False
     recipe = "lora_finetune_single_device" if low_rank else "full_finetune_single_device"
     todo = [
-        ""
-        if is_known
-        else f"the model: {builder.on_hub} stands in (model, tokenizer, checkpointer; `tune ls` names others)",
+        "" if is_known else f"model, tokenizer and checkpointer: {builder.on_hub} stands in (`tune ls` names others)",
         f"checkpointer.checkpoint_dir and the tokenizer's paths, if the weights are not in {folder}",
         "" if job.data else "dataset.data_files, a CSV with the columns prompt and completion",
     ]

@@ -245,7 +245,7 @@ def test_trl_trains_by_the_file(tmp_path: Path, encoder: Path) -> None:
     pytest.importorskip("trl")
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
-    tokenizer.eos_token = "[SEP]"
+    tokenizer.eos_token = "[SEP]"  # noqa: S105 - no password
     tokenizer.save_pretrained(tmp_path / "model")
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     ends = {"pad_token_id": 0, "eos_token_id": 3, "bos_token_id": 2}
