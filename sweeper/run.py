@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -223,7 +225,12 @@ def _advice(trials: Sequence[TrialSpec]) -> dict[Situation, dict[str, Mapping[st
 def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk: Console) -> Counter[Status]:
     """Run what is missing, rung after rung of a search, and return how many trials ended how."""
     from sweeper.live import shown_live
-    from sweeper.tune import connected, gpus_for, runs_already  # Ray takes seconds to import: the message comes first
+
+    # In a notebook Ray would ask for a package that it needs for what is not shown here.
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from sweeper.tune import connected, gpus_for, runs_already  # which takes seconds: the message comes first
 
     if runs_already() and (asked.cpus is not None or asked.address is not None):
         option = "--cpus" if asked.address is None else "--address"

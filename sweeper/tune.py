@@ -227,6 +227,7 @@ def launch(
                     name=f"sweep-{numbers[0]}",
                     storage_path=str(Path(scratch)),
                     verbose=0,
+                    progress_reporter=tune.CLIReporter(),  # in a notebook another clears what the cell has said
                     callbacks=[_ToStore(sweep, checkpoints, beat)],
                 ),
             )
