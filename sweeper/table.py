@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -181,8 +182,12 @@ def print_summary(lines: Sequence[Line], console: Console) -> None:
 
 
 def as_html(lines: Sequence[Line]) -> str:
-    """Return the same tables as HTML."""
+    """Return the same tables as HTML, and what their columns are."""
     parts = []
+    said = Console(file=io.StringIO(), width=10_000, force_jupyter=False)
+    if lines:
+        shown = [heading for heading in SUMMARY if any(_has(heading, [line]) for line in lines)]
+        _print_caption(lines, shown, said)
     for situation in dict.fromkeys(line.situation for line in lines):
         here = by_score(line for line in lines if line.situation == situation)
         table = _summary(here, ())
