@@ -102,6 +102,8 @@ def test_the_outcome_has_the_rows_and_what_they_say(
     assert (line["test_score"], line["test_score_std"]) == pytest.approx((two.mean(), two.std()))
     shown = outcome._repr_html_()
     assert "<td>rank=2</td>" in shown
+    assert "<p>Scores in per cent, mean ± standard deviation over seeds." in shown
+    assert "&lt;Outcome of tiny" in shown
     assert outcome.statuses == {"complete": 4}
 
 
