@@ -162,11 +162,9 @@ def plan(
                 told(len(found) + len(troubles), len(kinds))
         others_bytes = tree_bytes(without=[process for process, _ in about])
     lost = {name for name, _ in troubles}
-    paces = {
-        name: found.get(name) or _alike(first, firsts, found) for name, first in firsts.items() if name not in lost
-    }
+    paces = {name: found.get(name) or alike(first, firsts, found) for name, first in firsts.items() if name not in lost}
     made = {(one.model, one.task, one.n_train, one.seed) for one in (firsts[name][0] for name in found)}
-    day = _Day(paces, workers, start, made)
+    day = Day(paces, workers, start, made)
     for pack in packs:
         if kind_of(pack) not in lost:
             day.train(pack)
@@ -250,7 +248,7 @@ def _in_turn(packs: Mapping[str, Sequence[TrialSpec]]) -> list[str]:
     return early + late
 
 
-def _alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], found: Mapping[str, Pace]) -> Pace:
+def alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], found: Mapping[str, Pace]) -> Pace:
     """Return the pace of a pack that was not rehearsed, from those that were.
 
     That of its strategy on another task, as much slower as the task is: by its test rows and points of the curve.
@@ -275,7 +273,7 @@ def _alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], 
 
 
 @dataclass
-class _Day:
+class Day:
     """Workers that take packs one after the other, as Ray Tune hands them out.
 
     Attributes:
