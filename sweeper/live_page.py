@@ -48,7 +48,7 @@ def whole_page(news: str) -> str:
             Markup('<noscript><meta http-equiv="refresh" content="5"></noscript>'),
             element(
                 "p",
-                "Nothing answers any more: the launch, or what served this page, has ended. Below is what it last said.",
+                "Nothing answers any more: the launch, or what served this page, has ended. Below is its last word.",
                 id="lost",
                 class_="panel warn",
                 role="status",
