@@ -11,7 +11,7 @@ from sweeper.chart import Chart
 from sweeper.contest import Contest, Situation, Standing, contests, situation_of, standings
 from sweeper.figures import Styles, all_figures, overview
 from sweeper.page import element, join, page
-from sweeper.report_overview import over_all, what_won
+from sweeper.report_overview import over_all
 from sweeper.report_situation import anchor, section
 from sweeper.sensitivity import profiles
 from sweeper.spec import TrialResult
@@ -140,14 +140,6 @@ def report_html(
         footer=f"Written by sweeper {__version__}. Nothing in this file loads anything from elsewhere.",
         style=SVG_STYLE + STYLE,
     )
-
-
-def notebook_html(rows: Sequence[TrialResult]) -> str:
-    """Return what won each situation as a plain table, for a notebook's ``_repr_html_``: it brings no style."""
-    found = contests(summarise(rows))
-    if not found:
-        return str(element("p", f"{_counts(rows, found)}, none of them complete."))
-    return str(join([element("p", f"{_counts(rows, found)}."), what_won(found, links=False)]))
 
 
 def charts_of(rows: Sequence[TrialResult]) -> dict[str, list[Chart]]:
