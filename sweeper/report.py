@@ -50,7 +50,8 @@ nav ul { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap
     + "".join(f".h{k}{{background:color-mix(in srgb,var(--accent) {5 * k}%,var(--paper))}}\n" for k in range(1, 10))
     + """
 @media (max-width: 60rem) { .pair { grid-template-columns: minmax(0, 1fr); } }
-@media (max-width: 40rem) { nav { padding: 0 1rem; } .facts { gap: .6rem; grid-template-columns: 1fr; }
+@media (max-width: 40rem) { nav { padding: 0 1rem; } nav ul { flex-wrap: nowrap; overflow-x: auto; gap: 1.1rem;
+  white-space: nowrap; padding-bottom: .25rem; } .facts { gap: .6rem; grid-template-columns: 1fr; }
   .facts dd.big { font-size: 1.1rem; margin: 0; } .facts dd { font-size: .8125rem; } }
 @media print { .h1, .h2, .h3, .h4, .h5, .h6, .h7, .h8, .h9 {
   print-color-adjust: exact; } }

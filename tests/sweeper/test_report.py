@@ -133,8 +133,11 @@ def test_the_answer_is_what_pandas_and_scipy_find(ranks: list[TrialResult], brow
 
     file = tmp_path / "report.html"
     file.write_text(report_html(ranks))
-    with opened(browser, file.as_uri()) as page:
+    with opened(browser, file.as_uri(), width=400, height=800) as page:
         said = page.locator(".answer").inner_text()
+        box = page.locator(".facts").bounding_box()
+        assert box
+        assert box["y"] + box["height"] <= 800
         assert page.inner_text("h1").startswith("How does LoRA's accuracy change with its rank")
     assert winner[0] in said
     assert f"Test accuracy {100 * test.mean():.1f} ± {100 * test.std():.1f}" in said
@@ -151,7 +154,7 @@ def test_figures_show_the_means_that_pandas_finds(ranks: list[TrialResult]) -> N
     kinds = {chart.kind: chart for chart in charts}
     assert list(kinds) == [
         *("trainable_params", "train_seconds", "peak_memory_bytes", "forgetting"),
-        *("rank", "learning_curves", "learning_rate"),
+        *("rank", "learning_rate", "learning_curves", "learning_seconds"),
     ]
     shown = {
         (mark.x, round(mark.y, 6), round(mark.spread, 6)) for s in kinds["trainable_params"].series for mark in s.marks
@@ -165,6 +168,10 @@ def test_figures_show_the_means_that_pandas_finds(ranks: list[TrialResult]) -> N
     assert {mark.x: pytest.approx(mark.y) for mark in mine.marks} == {lr: 100 * valid for lr, valid in full.items()}
     (curve,) = [own for own in kinds["learning_curves"].series if own.name == "full"]
     assert curve.marks[-1].y == pytest.approx(100 * trials[trials.strategy == "full"].valid_score.mean())
+    (in_time,) = [own for own in kinds["learning_seconds"].series if own.name == "full"]
+    ends = trials[trials.strategy == "full"].curve.map(lambda points: points[-1]["seconds"])
+    assert in_time.marks[-1].x == pytest.approx(ends.mean())
+    assert [mark.y for mark in in_time.marks] == [mark.y for mark in curve.marks]
 
 
 def test_what_strategies_lose_over_all_situations_is_what_pandas_finds(shipped: list[TrialResult]) -> None:
