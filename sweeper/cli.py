@@ -16,12 +16,12 @@ from sweeper.data_cli import data, init
 from sweeper.doctor_cli import doctor
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
-from sweeper.outcome import rows_of
+from sweeper.outcome import filtered, rows_of
 from sweeper.plan_cli import plan
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
 from sweeper.report_cli import report
 from sweeper.results import read_store
-from sweeper.spec import Status, TrialResult
+from sweeper.spec import Status
 from sweeper.status_cli import status, stop
 from sweeper.store_cli import store
 from sweeper.submit_cli import submit
@@ -178,7 +178,7 @@ def show(
             raise ValueError(f"{what} with {trial_id!r} in {folder!r}. `sweeper show` lists them")
         print_json(found[0].to_dict())
         return
-    rows = _filtered(contents.results, filters)
+    rows = filtered(contents.results, filters)
     if grid_name is not None:
         from sweeper.grid import load_grid
 
@@ -205,20 +205,6 @@ def show(
     else:
         print_rows(rows, console())
         tell(f"{len(rows)} of {len(contents.results)} trials in {folder}")
-
-
-def _filtered(results: list[TrialResult], filters: dict[str, Any]) -> list[TrialResult]:
-    """Return the rows that fit all filters that are set; a value that no row has is a mistake."""
-    for name, value in filters.items():
-        if value is None:
-            continue
-        known = {result.status.value if name == "status" else getattr(result.spec, name) for result in results}
-        if value not in known and name != "status":
-            from sweeper.suggest import no_such
-
-            raise no_such(f"{name} in this store", value, map(str, known))
-        results = [r for r in results if value == (r.status.value if name == "status" else getattr(r.spec, name))]
-    return results
 
 
 @cli.command()

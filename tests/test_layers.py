@@ -82,7 +82,7 @@ MAY_IMPORT = {
     "sweeper.chart": set(),
     "sweeper.contest": LIGHT | {"sweeper.summary"},
     "sweeper.sensitivity": LIGHT | {"sweeper.summary"},
-    "sweeper.report_cli": LIGHT | {"sweeper.printing"},
+    "sweeper.report_cli": LIGHT | {"sweeper.completion", "sweeper.outcome", "sweeper.printing"},
     "sweeper.import_cli": LIGHT | {"sweeper.printing"},
     "sweeper.submit_cli": LIGHT | {"sweeper.errors", "sweeper.launch_cli", "sweeper.printing"},
     "sweeper.data_cli": LIGHT,
