@@ -90,7 +90,7 @@ def list_(folder: str | None, results: str, form: str) -> None:
     if form == "json":
         _print_json([asdict(line) for line in lines])
     else:
-        _print_table(
+        print_table(
             ("name", "strategy", "layout", "base", "task", "parameters", "bytes", "test"),
             [
                 (
@@ -186,7 +186,7 @@ def diff(a: str, b: str, form: str) -> None:
         for name, one in found["tensors"].items()
     ]
     if rows:
-        _print_table(("tensor", "largest difference", "cosine"), rows, numbers_from=1)
+        print_table(("tensor", "largest difference", "cosine"), rows, numbers_from=1)
 
 
 def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec, LoadedModel, TaskData]:
@@ -216,7 +216,7 @@ def without_folder(rows: list[TrialResult], root: Path) -> list[TrialResult]:
     return [row for row in rows if row.status is Status.COMPLETE and not (root / row.trial_id).is_dir()]
 
 
-def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
+def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
     """Print columns, those with numbers aligned to the right; what a terminal would act on is shown as "?"."""
     rows = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]

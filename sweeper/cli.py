@@ -15,6 +15,7 @@ from sweeper.command import run
 from sweeper.data_cli import data, init
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume, rows_of
+from sweeper.predict_cli import predict
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
 from sweeper.results import read_store
 from sweeper.spec import Status, TrialResult
@@ -38,6 +39,7 @@ cli.add_command(launch)
 cli.add_command(resume)
 cli.add_command(submit)
 cli.add_command(adapters)
+cli.add_command(predict)
 cli.add_command(data)
 cli.add_command(init)
 cli.add_command(import_)
