@@ -15,6 +15,9 @@ from hypothesis import settings
 
 from sweeper.torchvision_ops import declare_missing_ops
 from tests import small
+from tests.browser import browser
+
+__all__ = ["browser"]  # a fixture for every test
 
 torch.set_num_threads(1)
 declare_missing_ops()  # `pytest.importorskip` of what imports torchvision would skip for want of it
