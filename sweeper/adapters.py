@@ -331,9 +331,7 @@ class Keeper:
         self.refused: ValueError | OSError | None = None
         """Why the last one could not be saved: no reason to lose its row."""
 
-    def __call__(
-        self, base: LoadedModel, model: LoadedModel, member: int, row: TrialResult, data: TaskData
-    ) -> None:
+    def __call__(self, base: LoadedModel, model: LoadedModel, member: int, row: TrialResult, data: TaskData) -> None:
         """Save one member."""
         try:
             strategy = find_strategy(row.spec.strategy)(**row.spec.hparams)

@@ -18,6 +18,7 @@ from sweeper.launch_cli import launch, resume, rows_of
 from sweeper.predict_cli import predict
 from sweeper.printing import console, format_option, print_json, report_damage, results_option
 from sweeper.results import read_store
+from sweeper.serve_cli import serve
 from sweeper.spec import Status, TrialResult
 from sweeper.store_cli import store
 from sweeper.submit_cli import submit
@@ -40,6 +41,7 @@ cli.add_command(resume)
 cli.add_command(submit)
 cli.add_command(adapters)
 cli.add_command(predict)
+cli.add_command(serve)
 cli.add_command(data)
 cli.add_command(init)
 cli.add_command(import_)

@@ -1,9 +1,9 @@
 """Ask what was fine-tuned: from an adapter's folder to answers, as the trial that made it would give them.
 
-    from sweeper.predict import load
+from sweeper.predict import load
 
-    load("results/adapters/3f9a0c51d2e4b678").predict(["a film that one sees twice"])
-    # [{'label': 'kind', 'score': 0.98}]
+load("results/adapters/3f9a0c51d2e4b678").predict(["a film that one sees twice"])
+# [{'label': 'kind', 'score': 0.98}]
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from sweeper.models.base import LoadedModel
 from sweeper.models.language import MAX_ANSWER
 from sweeper.signature import Signature, signature_of, tokens_digest
 from sweeper.spec import TrialSpec
-from sweeper.tasks import find_task
 from sweeper.tasks.files import as_number
 from sweeper.tasks.pictures import Picture, decode
-from sweeper.work import CLASSIFICATION, GENERATION, IGNORED, REGRESSION, TAGGING
+from sweeper.work import GENERATION, IGNORED, REGRESSION, TAGGING
 
 ROWS_AT_ONCE = 64
 
@@ -54,19 +53,25 @@ class Predictor:
     model: LoadedModel
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def predict(self, inputs: Sequence[Any]) -> list[Answer]:
+    def predict(self, inputs: Sequence[Any], patience: float = -1) -> list[Answer]:
         """Return an answer to each input.
 
         Args:
             inputs: Texts (for tagging also lists of words); images as a `Path` or as the bytes of a file; for tables
                 a mapping from columns to values, or the list of the values.
+            patience: Seconds to wait while another thread computes; -1 is for ever.
 
         Raises:
             ValueError: an input is nothing that it reads.
+            TimeoutError: its turn did not come.
         """
-        with self.lock:
-            parts = (inputs[start : start + ROWS_AT_ONCE] for start in range(0, len(inputs), ROWS_AT_ONCE))
-            return [answer for number, part in enumerate(parts) for answer in self._some(part, number * ROWS_AT_ONCE)]
+        if not self.lock.acquire(timeout=patience):
+            raise TimeoutError(f"its turn did not come within {patience:g} seconds")
+        try:
+            starts = range(0, len(inputs), ROWS_AT_ONCE)
+            return [one for start in starts for one in self._some(inputs[start : start + ROWS_AT_ONCE], start)]
+        finally:
+            self.lock.release()
 
     def _some(self, inputs: Sequence[Any], before: int) -> list[Answer]:
         modality, work = self.signature.modality, self.signature.work
@@ -158,7 +163,7 @@ def _share(network: nn.Module, known: dict[str, Tensor]) -> None:
                 if tensor is not None:
                     twin = known.setdefault(f"{path}.{name}", tensor)
                     if twin.shape == tensor.shape and torch.equal(twin, tensor):
-                        table[name] = twin  # type: ignore[assignment]
+                        table[name] = twin
 
 
 def _predictor(folder: Path, bases: _Bases) -> Predictor:
@@ -199,6 +204,7 @@ def _each(read: Any, inputs: Sequence[Any], signature: Signature, before: int) -
 def _text(value: Any, signature: Signature) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"a text is read here, got {_short(value)}")
+    value.encode()  # half a sign, as JSON can hold, is no text: UnicodeEncodeError is a ValueError
     return value
 
 
@@ -206,7 +212,7 @@ def _words(value: Any, signature: Signature) -> tuple[str, ...]:
     words = value.split() if isinstance(value, str) else value
     if not isinstance(words, list | tuple) or not words or not all(isinstance(w, str) and w.strip() for w in words):
         raise ValueError(f"a sentence or a list of its words is read here, got {_short(value)}")
-    return tuple(words)
+    return tuple(_text(word, signature) for word in words)
 
 
 def _image(value: Any, signature: Signature) -> Tensor:
@@ -247,7 +253,9 @@ def _column(name: str, texts: Sequence[str], value: Any) -> list[float]:
     """Return the features of one value."""
     if texts:
         if str(value) not in texts:
-            raise ValueError(f"{name!r} is {_short(value)}, and in training it was one of {_short(', '.join(texts), 200)}")
+            raise ValueError(
+                f"{name!r} is {_short(value)}, and in training it was one of {_short(', '.join(texts), 200)}"
+            )
         return [float(str(value) == one) for one in texts]
     number = as_number(value)
     if number is None or not abs(number) < float(np.finfo(np.float32).max):  # not for nan, too

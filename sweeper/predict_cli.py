@@ -83,11 +83,9 @@ def _print(work: str, answers: Sequence[Answer], shown: Sequence[Any]) -> None:
     elif work == "generation":
         print_table(("answer", "input"), [(one["text"], of) for one, of in pairs], numbers_from=2)
     else:
-        words = [(w["word"], w["label"], f"{w['score']:.4f}") for one in answers for w in (*one["words"], _GAP)][:-1]
-        print_table(("word", "label", "score"), [(w, l, s if w else "") for w, l, s in words], numbers_from=3)
-
-
-_GAP = {"word": "", "label": "", "score": 0.0}
+        told = [word for one in answers for word in (*one["words"], None)][:-1]  # between sentences a blank line
+        words = [(w["word"], w["label"], f"{w['score']:.4f}") if w else ("", "", "") for w in told]
+        print_table(("word", "label", "score"), words, numbers_from=3)
 
 
 def _read(
