@@ -16,6 +16,7 @@ from advisor.options import fitted_option, fitted_path, question_of, situation_o
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
+from advisor.serve_cli import serve
 from sweeper import __version__
 from sweeper.command import run
 from sweeper.printing import Duration
@@ -41,6 +42,7 @@ def cli() -> None:
 
 cli.add_command(plan_command)
 cli.add_command(next_)
+cli.add_command(serve)
 
 
 @cli.command()

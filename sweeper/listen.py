@@ -13,12 +13,14 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sweeper.errors import UnavailableError
-from sweeper.guard import App, Guard, Limits
+
+if TYPE_CHECKING:
+    from sweeper.guard import App, Guard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,7 +48,7 @@ OPTIONS = (
     click.option(
         "--rate",
         type=click.IntRange(1),
-        default=Limits.per_minute,
+        default=600,
         show_default=True,
         help="Requests a minute that one address may send.",
     ),
@@ -85,6 +87,8 @@ class Door:
 
     def guarded(self, app: App, pages: bool = False) -> Guard:
         """Return an application with a guard in front."""
+        from sweeper.guard import Guard, Limits  # asyncio takes longer than the rest of `--help`
+
         outside = not _is_loopback(self.socket.getsockname()[0])
         return Guard(app, self.token, self.names, outside, pages, Limits(per_minute=self.rate))
 

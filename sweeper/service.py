@@ -7,26 +7,19 @@ import binascii
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper import __version__
 from sweeper.guard import Limits
 from sweeper.predict import Predictor
+from sweeper.problems import OF_BODIES, REFUSALS, answer_in_a_line
 
 MOST_INPUTS = 64
 
 Value = str | bool | int | float | None
 One = str | list[Value] | dict[str, Value]
-
-
-class Problem(BaseModel):
-    """Why there is no answer, in a line."""
-
-    detail: str
 
 
 class Question(BaseModel):
@@ -91,20 +84,6 @@ class Health(BaseModel):
     adapters: int
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"model": Problem, "description": "No token, or a wrong one"},
-    403: {"model": Problem, "description": "A foreign Host or Origin"},
-    429: {"model": Problem, "description": "Too many requests; Retry-After says when to come again"},
-}
-OF_BODIES: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "A body that is no JSON"},
-    408: {"model": Problem, "description": "A body that did not come in time"},
-    413: {"model": Problem, "description": "A body that is too large"},
-    422: {"model": Problem, "description": "A question that cannot be answered"},
-    503: {"model": Problem, "description": "Others are being answered; Retry-After says when to come again"},
-}
-
-
 def service(predictors: Mapping[str, Predictor], with_token: bool = True, limits: Limits | None = None) -> FastAPI:
     """Return the application; `sweeper.guard` goes in front of it.
 
@@ -151,16 +130,6 @@ def service(predictors: Mapping[str, Predictor], with_token: bool = True, limits
         return Predictions(adapter=name, predictions=[Prediction(**answer) for answer in answers])
 
     return app
-
-
-def answer_in_a_line(app: FastAPI) -> None:
-    """Let what is wrong with a request be told in one line, as everywhere."""
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:2])
-        return JSONResponse({"detail": f"{where}: {first['msg']}" if where else str(first["msg"])}, 422)
 
 
 def _described(name: str, predictor: Predictor) -> Adapter:
