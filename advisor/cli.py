@@ -15,6 +15,7 @@ from advisor.options import fitted_option, fitted_path, question_of, situation_o
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
+from advisor.serve_cli import serve
 from sweeper.command import root, run
 from sweeper.completion import names
 from sweeper.printing import Duration, format_option, print_json, tell, warn
@@ -39,6 +40,7 @@ def cli() -> None:
 
 cli.add_command(plan_command)
 cli.add_command(next_)
+cli.add_command(serve)
 
 
 @cli.command()

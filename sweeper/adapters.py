@@ -28,9 +28,11 @@ from sweeper.members import member_of
 from sweeper.models.base import LoadedModel
 from sweeper.safe_file import SafeTensors, check_names, new_folder
 from sweeper.safe_json import parse_object, read_json
+from sweeper.signature import signature_of
 from sweeper.spec import TrialResult
 from sweeper.strategies import Strategy, find_strategy
 from sweeper.suggest import no_such
+from sweeper.tasks.base import TaskData
 
 CONFIG, WEIGHTS, WHOLE, CARD = "adapter_config.json", "adapter_model.safetensors", "model.safetensors", "README.md"
 OURS = frozenset({CONFIG, WEIGHTS, WHOLE, CARD, "config.json"})
@@ -84,6 +86,9 @@ def save_model(folder: Path, plain: nn.Module, facts: Facts, task_type: str, ove
         if hf is not None:
             config = copy.deepcopy(hf.config)
             config.architectures = [type(hf).__name__]
+            if facts.signature and facts.signature.labels:
+                config.id2label = dict(enumerate(facts.signature.labels))
+                config.label2id = {label: number for number, label in config.id2label.items()}
             config.to_json_file(temporary / "config.json")
         (temporary / CARD).write_text(card(facts, tensors, {}, task_type), encoding="utf-8")
 
@@ -326,11 +331,11 @@ class Keeper:
         self.refused: ValueError | OSError | None = None
         """Why the last one could not be saved: no reason to lose its row."""
 
-    def __call__(self, base: LoadedModel, model: LoadedModel, member: int, row: TrialResult) -> None:
+    def __call__(self, base: LoadedModel, model: LoadedModel, member: int, row: TrialResult, data: TaskData) -> None:
         """Save one member."""
         try:
             strategy = find_strategy(row.spec.strategy)(**row.spec.hparams)
-            facts = facts_of(base, row.spec.model, strategy, row.spec, row.metrics)
+            facts = facts_of(base, row.spec.model, strategy, row.spec, row.metrics, signature_of(base, data))
             save_adapter(self.root / (self.name or row.trial_id), base, model, member, facts, self.overwrite)
         except (ValueError, OSError) as error:
             self.refused = error

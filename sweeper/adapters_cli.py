@@ -115,7 +115,7 @@ def list_(folder: str | None, results: str, form: str) -> None:
     if form == "json":
         print_json([asdict(line) for line in lines])
     else:
-        _print_table(
+        print_table(
             ("name", "strategy", "layout", "base", "task", "parameters", "bytes", "test"),
             [
                 (
@@ -228,7 +228,7 @@ def diff(a: str, b: str, form: str) -> None:
         for name, one in found["tensors"].items()
     ]
     if rows:
-        _print_table(("tensor", "largest difference", "cosine"), rows, numbers_from=1)
+        print_table(("tensor", "largest difference", "cosine"), rows, numbers_from=1)
 
 
 def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec, LoadedModel, TaskData]:
@@ -253,7 +253,7 @@ def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec,
     return spec, *untrained(spec, [spec.seed])
 
 
-def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
+def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
     """Print columns, those with numbers aligned to the right; what a terminal would act on is shown as "?"."""
     rows = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]

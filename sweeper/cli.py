@@ -18,9 +18,11 @@ from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
 from sweeper.outcome import filtered, rows_of
 from sweeper.plan_cli import plan
+from sweeper.predict_cli import predict
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
 from sweeper.report_cli import report
 from sweeper.results import read_store
+from sweeper.serve_cli import serve
 from sweeper.spec import Status
 from sweeper.status_cli import status, stop
 from sweeper.store_cli import store
@@ -47,6 +49,8 @@ cli.add_command(status)
 cli.add_command(stop)
 cli.add_command(submit)
 cli.add_command(adapters)
+cli.add_command(predict)
+cli.add_command(serve)
 cli.add_command(data)
 cli.add_command(doctor)
 cli.add_command(init)

@@ -140,8 +140,8 @@ def _makes_no_sense(
     return None
 
 
-Keep = Callable[[LoadedModel, LoadedModel, int, TrialResult], None]
-"""Takes what was trained: the base, the trained pack, a member's number and its row."""
+Keep = Callable[[LoadedModel, LoadedModel, int, TrialResult, TaskData], None]
+"""Takes what was trained: the base, the trained pack, a member's number and its row; and the task's rows."""
 
 
 class _SlowerTogetherError(Exception):
@@ -358,7 +358,7 @@ def _run(
         rows.append(_diagnosed(_with_forgetting(row)))
         if keep and status is Status.COMPLETE:
             assert measured.place is not None
-            keep(base, model, measured.place, rows[-1])
+            keep(base, model, measured.place, rows[-1], data)
     return rows
 
 

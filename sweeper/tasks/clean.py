@@ -73,6 +73,7 @@ class _Cleaning:
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
         self.names: tuple[str, ...] = ()
+        self.columns: dict[str, tuple[str, ...]] = {}
 
     def done(self) -> Cleaned:
         labels = self._labels()
@@ -199,6 +200,7 @@ class _Cleaning:
                 for row in np.flatnonzero(~np.isfinite(numbers)).tolist():
                     bad.setdefault(row, f"no finite number in {name!r}")
                 parts.append(numbers[:, None])
+                self.columns[name] = ()
                 self.facts["features"][name] = "number"
             elif found.kind == "text" and found.numbers >= 0.8 * found.present and found.distinct > MOST_CATEGORIES:
                 row = next(r for r in self.kept if column[r] is not None and as_number(column[r]) is None)
@@ -209,6 +211,7 @@ class _Cleaning:
             elif found.distinct <= MOST_CATEGORIES:
                 values = sorted({str(value) for value in column})
                 parts.append(np.array([[str(value) == one for one in values] for value in column], float))
+                self.columns[name] = tuple(values)
                 self.facts["features"][name] = f"{len(values)} categories"
             else:
                 left_out.append(f"{name} ({found.distinct} values)")
@@ -334,6 +337,7 @@ class _Cleaning:
             groups=groups,
             parts=parts,
             metric="balanced_accuracy" if work == CLASSIFICATION and self._imbalance(ready) > IMBALANCED else "",
+            columns=self.columns,
         )
 
     def _groups(self) -> np.ndarray:

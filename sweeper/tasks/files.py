@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,13 @@ class Table:
         return len(self.at)
 
 
-def read_table(data: str, encoding: str | None = None) -> Table:
+def read_table(data: str, encoding: str | None = None, one_column: bool = False) -> Table:
     """Return the rows of a file, of a folder of images, or of ``hf:NAME[:CONFIG]``.
 
     Args:
         data: The file, the folder or the name.
         encoding: Of a text file; ``None`` for UTF-8, or UTF-16 where its mark stands at the beginning.
+        one_column: Whether a file of one column is rows too: texts without labels.
 
     Raises:
         ValueError: it cannot be read as what it seems to be; says where and what to do.
@@ -85,6 +87,8 @@ def read_table(data: str, encoding: str | None = None) -> Table:
             raise ValueError(f"{data!r} is no plain file and no folder")
         else:
             reader = READERS.get(path.suffix.lower())
+            if reader is _delimited and one_column:
+                reader = partial(_delimited, one_column=True)
             if reader is None:
                 known = ", ".join(sorted(READERS))
                 raise ValueError(f"{data!r} is of no kind that is known here: {known}, a folder of images, or hf:NAME")
@@ -142,12 +146,12 @@ def _text(path: Path, encoding: str | None, notes: list[str]) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _delimited(path: Path, encoding: str | None) -> Table:
+def _delimited(path: Path, encoding: str | None, one_column: bool = False) -> Table:
     notes: list[str] = []
     text = _text(path, encoding, notes)
     if path.suffix.lower() == ".txt" and _looks_like_columns(text):
         return _conll_text(path, text, notes)
-    delimiter = _delimiter(path, text)
+    delimiter = _delimiter(path, text, one_column)
     notes.append(f"delimiter: {DELIMITERS[delimiter]}")
     try:
         records = _records(path, text, delimiter)
@@ -187,7 +191,7 @@ def _records(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_MIN
     return found
 
 
-def _delimiter(path: Path, text: str) -> str:
+def _delimiter(path: Path, text: str, one_column: bool = False) -> str:
     """Return the delimiter that splits the first records most evenly into more than one field."""
 
     def evenness(delimiter: str) -> tuple[float, int]:
@@ -209,6 +213,8 @@ def _delimiter(path: Path, text: str) -> str:
     best = max(DELIMITERS, key=lambda delimiter: scores[delimiter])
     if path.suffix.lower() == ".tsv" and scores["\t"][0]:
         best = "\t"
+    if not scores[best][0] and one_column and text.strip():
+        return min(DELIMITERS, key=text.count)
     if not scores[best][0]:
         first = text.lstrip().splitlines()[0] if text.strip() else ""
         raise ValueError(

@@ -56,7 +56,7 @@ class Diabetes:
         }
         pretrain = TrainArgs(lr=1e-3, batch_size=32, steps=150)
         context = {"modality": "tabular", "metric": self.metric}
-        return TaskData(splits, 1, pretrain, context, work=REGRESSION, unit=unit)
+        return TaskData(splits, 1, pretrain, context, work=REGRESSION, unit=unit, zero=float(mean))
 
 
 @lru_cache(maxsize=1)
@@ -98,4 +98,4 @@ class ProductPrices:
             for name, rows in (("train", train), ("valid", valid), ("test", test))
         }
         context = {"modality": "text", "metric": self.metric}
-        return TaskData(splits, 1, context=context, work=REGRESSION, unit=unit)
+        return TaskData(splits, 1, context=context, work=REGRESSION, unit=unit, zero=float(mean))

@@ -88,7 +88,8 @@ class FilmReviews:
             "test": _split(short, _by_length(short, test)),
             "shifted_test": _split(long, _by_length(long, other)),
         }
-        return TaskData(splits, 2, context={"modality": "text", "n_classes": 2, "metric": self.metric})
+        context = {"modality": "text", "n_classes": 2, "metric": self.metric}
+        return TaskData(splits, 2, context=context, labels=("unkind", "kind"))
 
 
 def _by_length(reviews: Reviews, rows: np.ndarray) -> np.ndarray:
