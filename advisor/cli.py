@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from advisor.emit.tools import NAMES as TOOLS
+from advisor.emit_cli import emitted
 from advisor.evidence import PACKAGED, load
 from advisor.explain import explained
 from advisor.next_cli import next_
@@ -15,6 +17,7 @@ from advisor.options import fitted_option, fitted_path, question_of, situation_o
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
+from advisor.report_cli import report
 from advisor.serve_cli import serve
 from sweeper.command import root, run
 from sweeper.completion import names
@@ -34,6 +37,7 @@ def cli() -> None:
     advisor explain lora --large-model --compute low
     advisor plan --model-params 7B --gpu-memory 24GB
     advisor next --data reviews.csv      the trials that would settle it
+    advisor report --large-model         the answer as one HTML file
     advisor fit                          learn from the trials in results/
     """
 
@@ -41,6 +45,7 @@ def cli() -> None:
 cli.add_command(plan_command)
 cli.add_command(next_)
 cli.add_command(serve)
+cli.add_command(report)
 
 
 @cli.command()
@@ -54,8 +59,20 @@ cli.add_command(serve)
 )
 @click.option("--results", "folder", metavar="DIR", help="For --probe: the store of its trials. [default: results]")
 @fitted_option
+@click.option("--emit", "tool", type=click.Choice(TOOLS), help="Instead of the answer: a file that this tool accepts.")
+@click.option("--pick", metavar="STRATEGY", help="For --emit: another candidate. [default: the first that fits]")
+@click.option("--output", metavar="FILE", help="For --emit: the file to write. [default: standard output]")
 @format_option
-def recommend(budget: float | None, folder: str | None, fitted: str | None, form: str, **given: Any) -> None:
+def recommend(
+    budget: float | None,
+    folder: str | None,
+    fitted: str | None,
+    tool: str | None,
+    pick: str | None,
+    output: str | None,
+    form: str,
+    **given: Any,
+) -> None:
     """Rank strategies for a situation. What is left out is not guessed: the answer says what it depends on.
 
     \b
@@ -64,7 +81,13 @@ def recommend(budget: float | None, folder: str | None, fitted: str | None, form
     advisor recommend --model-params 124M --task-different --n-train 500 --gpu-memory 16GB --modality text
     advisor recommend --data reviews.csv --model minilm
     advisor recommend --data reviews.csv --model minilm --probe 60s
+    advisor recommend --large-model --compute low --model meta-llama/Llama-3.2-1B --emit trl --output sft.yaml
     """
+    if tool is not None:
+        emitted(tool, pick, output, fitted, given, {"--probe": budget, "--format json": form == "json"})
+        return
+    if pick is not None or output is not None:
+        raise click.UsageError("--pick and --output are for --emit TOOL")
     if budget is not None and given["data_name"] is None:
         raise click.UsageError("--probe trains on your own rows: add --data DATA")
     if folder is not None and budget is None:

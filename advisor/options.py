@@ -11,7 +11,7 @@ import click
 
 from advisor.evidence import PACKAGED
 from advisor.first import OWN
-from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, parse_bytes, parse_count
+from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, flag, parse_bytes, parse_count
 from sweeper.completion import names
 from sweeper.data_cli import DATA_OPTIONS, data_options
 from sweeper.printing import tell
@@ -65,6 +65,23 @@ def situation_options(command: Command) -> Command:
 def fitted_path(fitted: str | None) -> Path:
     """Return the fitted file to ask: the one named, else the user's own, else the shipped one."""
     return Path(fitted) if fitted is not None else OWN if OWN.exists() else PACKAGED
+
+
+def command_line(situation: Situation, command: str = "recommend") -> str:
+    """Return what one types to ask this; numbers stand for the answers that follow from them."""
+    said = ["advisor", command]
+    for question, name, option in (
+        ("large", "model_params", "--model-params"),
+        ("similar", None, None),
+        ("data", "n_train", "--n-train"),
+        ("compute", "gpu_memory", "--gpu-memory"),
+    ):
+        number = getattr(situation, name) if name else None
+        if number is not None:
+            said.append(f"{option} {number / 1e9:g}GB" if name == "gpu_memory" else f"{option} {number:.15g}")
+        elif situation.answer(question) is not None:
+            said.append(flag(question, situation.answer(question)))
+    return " ".join([*said, *([f"--modality {situation.modality}"] if situation.modality else [])])
 
 
 @dataclass(frozen=True)

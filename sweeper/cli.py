@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +11,7 @@ from sweeper.command import root, run
 from sweeper.completion import names, stored
 from sweeper.data_cli import data, init
 from sweeper.doctor_cli import doctor
+from sweeper.export_cli import export
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
 from sweeper.outcome import filtered, rows_of
@@ -53,6 +51,7 @@ cli.add_command(predict)
 cli.add_command(serve)
 cli.add_command(data)
 cli.add_command(doctor)
+cli.add_command(export)
 cli.add_command(init)
 cli.add_command(import_)
 cli.add_command(store)
@@ -209,47 +208,6 @@ def show(
     else:
         print_rows(rows, console())
         tell(f"{len(rows)} of {len(contents.results)} trials in {folder}")
-
-
-@cli.command()
-@click.argument("file", type=click.Path(dir_okay=False))
-@results_option
-@format_option
-def export(file: str, folder: str, form: str) -> None:
-    """Write the store as one table to FILE.csv or FILE.parquet.
-
-    \b
-    sweeper export results.csv
-    """
-    from sweeper.results import to_frame
-
-    path = Path(file)
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"FILE must end in .csv or .parquet, got {file!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
-    contents = read_store(folder)
-    report_damage(contents, console(stderr=True))
-    frame = to_frame(contents.results)
-    if "curve" in frame:
-        frame["curve"] = frame["curve"].map(json.dumps)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.suffix == ".csv":
-            frame.map(_no_formula).to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    tell(f"{len(frame)} trials in {path}")
-    if form == "json":
-        print_json({"file": str(path), "trials": len(frame)})
-
-
-def _no_formula(value: Any) -> Any:
-    """Return a cell that a spreadsheet shows and does not compute."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def main() -> None:

@@ -12,9 +12,11 @@ from sweeper.completion import names
 from sweeper.data_cli import data_options
 from sweeper.early_stop import RULES
 from sweeper.launches import unfinished
+from sweeper.loggers import SINKS
 from sweeper.printing import Duration, console, format_option, print_json, results_option, say
+from sweeper.request import RECORDED, RECORDED_FIELDS, as_request
 from sweeper.results import ResultsStore
-from sweeper.run import RECORDED, RECORDED_FIELDS, as_request, carry_out
+from sweeper.run import carry_out
 from sweeper.search import LEAST_SETTINGS, OBJECTIVES, SEARCHES
 from sweeper.spec import Status
 
@@ -106,6 +108,12 @@ if TYPE_CHECKING:
 )
 @click.option("--live", is_flag=True, help="Show it in a browser while it runs: a page on this machine alone.")
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
+@click.option(
+    "--log",
+    multiple=True,
+    metavar="NAME[=WHERE]",
+    help="Tell a tracker of each trial: " + ", ".join(SINKS) + "; mlflow=URI and wandb=DIR say where.",
+)
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
 def launch(folder: str, form: str, **options: Any) -> None:
@@ -119,6 +127,7 @@ def launch(folder: str, form: str, **options: Any) -> None:
     sweeper launch --grid strategies --data reviews.csv --model minilm
     sweeper launch --grid strategies --search halving --budget 10m
     sweeper launch --grid strategies --early-stop median
+    sweeper launch --grid lora_ranks --log mlflow=sqlite:///mlflow.db
     sweeper launch --grid strategies --live --stop-after 8h
     """
     names = {ours: own for own, ours in RECORDED.items()}
@@ -188,7 +197,7 @@ def _print_plan(outcome: Outcome, form: str) -> None:
 
 def _print_outcome(outcome: Outcome, form: str) -> None:
     """Print the final table, draw the picture, and say what to type next."""
-    from sweeper.outcome import next_command
+    from sweeper.outcome import next_command, report_command, serve_command
     from sweeper.table import as_json, print_summary
 
     lines, statuses = outcome.lines, outcome.statuses
@@ -206,6 +215,8 @@ def _print_outcome(outcome: Outcome, form: str) -> None:
                 "results": outcome.store.name,
                 "picture": None if picture is None else str(picture),
                 "next": following,
+                "report": report_command(outcome.store) if lines else None,
+                "serve": serve_command(outcome),
                 "similarity": why or None,
             }
         )
@@ -222,3 +233,7 @@ def _print_outcome(outcome: Outcome, form: str) -> None:
         say(talk, f"Next: {following}")
         if why:
             say(talk, f"({why})")
+        say(talk, f"Report: {report_command(outcome.store)}")
+        serve = serve_command(outcome)
+        if serve and outcome.best is not None:
+            say(talk, f"Serve the best on valid, {outcome.best.spec.strategy}: {serve}")

@@ -79,6 +79,15 @@ class Outcome:
         return pd.DataFrame(records)
 
     @property
+    def best(self) -> TrialResult | None:
+        """The trial to use: the best on valid, of the strategy and settings that are, in the first situation."""
+        here = [line for line in self.lines if line.situation == self.lines[0].situation]
+        if not here:
+            return None
+        line = max(here, key=lambda one: one.mean("valid_score"))
+        return max(line.trials, key=lambda trial: trial.metrics["valid_score"])
+
+    @property
     def picture(self) -> Path | None:
         """Where the picture of the grid is, once it has been drawn; object storage takes none."""
         if self.store.is_remote or not self.lines:
@@ -130,6 +139,22 @@ def filtered(results: Sequence[TrialResult], filters: Mapping[str, Any]) -> list
             raise no_such(f"{name} in this store", value, map(str, known))
         results = [r for r in results if value == (r.status.value if name == "status" else getattr(r.spec, name))]
     return list(results)
+
+
+def serve_command(outcome: Outcome) -> str | None:
+    """Return the command that serves the best trial, its weights being made again where they were not kept."""
+    best = outcome.best
+    if best is None or outcome.store.is_remote:
+        return None
+    folder = outcome.store.path / "adapters" / best.trial_id
+    own = "" if str(outcome.store.path) == "results" else f" --results {shlex.quote(outcome.store.name)}"
+    again = "" if folder.is_dir() else f"sweeper adapters save {best.trial_id}{own} && "
+    return f"{again}sweeper serve {shlex.quote(str(folder))}"
+
+
+def report_command(store: ResultsStore) -> str:
+    """Return the command that writes the report of a store."""
+    return "sweeper report" + ("" if str(store.path) == "results" else f" --results {shlex.quote(store.name)}")
 
 
 def next_command(store: ResultsStore, lines: Sequence[Line]) -> tuple[str, str]:

@@ -191,7 +191,7 @@ def grid_file(asked: Asked, folder: Path) -> str:
     for name, setting in (
         ("full", ""),
         ("feature_extraction", ""),
-        ("lora", "rank = [4, 16]"),
+        ("lora", "rank = 8 # a list such as [2, 8, 32] is swept"),
         ("partial_unfreeze", ""),
     ):
         lines += ["[[strategies]]", f"name = {quoted(name)}", *([setting] if setting else []), ""]

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.disk import Disk, LocalDisk, reason
 from sweeper.objects import ObjectDisk, is_url
 from sweeper.provenance import now
-from sweeper.spec import Status, TrialResult
+from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -357,3 +358,50 @@ def to_frame(results: Sequence[TrialResult]) -> pd.DataFrame:
 
     fixed = ["trial_id", "status", "strategy", "task", "model", "seed", "n_train", "hparams"]
     return pd.DataFrame([flat_row(result) for result in results], columns=None if results else fixed)
+
+
+def from_frame(frame: pd.DataFrame) -> list[TrialResult]:
+    """Return the rows of a frame that `to_frame` made: some of them, in any order, columns added or not.
+
+    Numbers of a metric or a fact are what they were; of which mapping a column was is told by `sweeper.metrics`.
+
+    Raises:
+        ValueError: a column is missing, or a row is not what its id says.
+    """
+    from sweeper.metrics import METRICS
+
+    train = [f.name for f in fields(TrainArgs)]
+    named = ("model", "task", "n_train", "strategy", "seed")
+    missing = [name for name in ("trial_id", "status", "hparams", *named, *train) if name not in frame]
+    if missing:
+        raise ValueError(
+            f"the frame lacks the column {', '.join(missing)}: it takes rows of sweeper.load_results(), whole"
+        )
+    found = []
+    for row in frame.to_dict("records"):
+        known = {str(name): value for name, value in row.items() if not _is_missing(value)}
+        try:
+            spec = TrialSpec(
+                hparams=json.loads(known["hparams"]),
+                train=TrainArgs(**{name: known[name] for name in train}),
+                **{name: known[name] for name in named},
+            )
+            facts = {name: value for name, value in known.items() if name not in {*named, *train, "hparams", "curve"}}
+            content = {
+                "trial_id": facts.pop("trial_id"),
+                "status": facts.pop("status"),
+                "error": facts.pop("error", None),
+                "spec": spec.to_dict(),
+                "metrics": {name: value for name, value in facts.items() if name in METRICS},
+                "context": {name: value for name, value in facts.items() if name not in METRICS},
+                "provenance": {name: facts[name] for name in ("recorded_at",) if name in facts},
+                "curve": known.get("curve", ()),
+            }
+            found.append(TrialResult.from_dict(content))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"row {row['trial_id']!r} of the frame is no trial: {error}") from None
+    return found
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -227,6 +227,7 @@ def launch(
                     name=f"sweep-{numbers[0]}",
                     storage_path=str(Path(scratch)),
                     verbose=0,
+                    progress_reporter=tune.CLIReporter(),  # in a notebook another clears what the cell has said
                     callbacks=[_ToStore(sweep, checkpoints, beat)],
                 ),
             )
@@ -299,11 +300,25 @@ def _spread_seeds(packs: list[list[TrialSpec]]) -> list[list[TrialSpec]]:
     return [pack for *_, pack in sorted(ordered, key=lambda item: item[:2])]
 
 
+def runs_already() -> bool:
+    """Return whether this process is connected to a Ray, which somebody else started."""
+    return bool(ray.is_initialized())
+
+
 @contextlib.contextmanager
 def connected(address: str | None, cpus: int | None) -> Iterator[None]:
-    """Connect to a cluster or start a local Ray, quietly; leave a Ray that was already there."""
+    """Connect to a cluster or start a local Ray, quietly; leave a Ray that was already there.
+
+    Raises:
+        ConnectionError: there is no Ray cluster at ``address``.
+    """
     if ray.is_initialized():
-        yield
+        tunes, before = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
+        tunes.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            tunes.setLevel(before)
         return
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -62,14 +62,19 @@ MAY_IMPORT = {
     "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
     "sweeper.printing": LIGHT,
     "sweeper.store_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.launch_cli": LIGHT | {"sweeper.data_cli", "sweeper.printing", "sweeper.run"},
-    "sweeper.run": LIGHT | {"sweeper.outcome", "sweeper.printing"},
+    "sweeper.launch_cli": LIGHT
+    | {"sweeper.data_cli", "sweeper.loggers", "sweeper.printing", "sweeper.request", "sweeper.run"},
+    "sweeper.request": LIGHT | {"sweeper.loggers", "sweeper.printing"},
+    "sweeper.run": LIGHT | {"sweeper.loggers", "sweeper.outcome", "sweeper.printing", "sweeper.request"},
+    "sweeper.loggers": LIGHT,
+    "sweeper.export_cli": LIGHT | {"sweeper.loggers", "sweeper.printing"},
     "sweeper.outcome": LIGHT | {"sweeper.summary"},
     "sweeper.cli": LIGHT
     | {
         "sweeper.command",
         "sweeper.adapters_cli",
         "sweeper.data_cli",
+        "sweeper.export_cli",
         "sweeper.import_cli",
         "sweeper.launch_cli",
         "sweeper.outcome",
@@ -193,8 +198,11 @@ def test_imports_follow_the_table(name: str) -> None:
     if name in LIGHT | ADVICE | {
         "sweeper.cli",
         "sweeper.launch_cli",
+        "sweeper.request",
         "sweeper.run",
         "sweeper.outcome",
+        "sweeper.loggers",
+        "sweeper.export_cli",
         "sweeper.printing",
         "sweeper.adapters_cli",
         "sweeper.data_cli",
