@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ LIGHT = {
     "sweeper.early_stop",
     "sweeper.safe_json",
 }
-COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan", "plan_cli")
+MANNERS = {"sweeper.command", "sweeper.completion", "sweeper.printing"}
+COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan")
 ANSWER = ("situation", "rules", "evidence", "portfolio", "feasible", "recommend", "report", "explain", "first")
 ADVICE = {f"advisor.{name}" for name in (*ANSWER, *COSTS)}
 
@@ -56,26 +58,33 @@ MAY_IMPORT = {
         "advisor.situation",
         "advisor.table",
     },
-    "advisor.cli": ADVICE | LIGHT | {"advisor.next_cli", "advisor.options", "sweeper.command", "sweeper.printing"},
-    "advisor.next_cli": ADVICE | LIGHT | {"advisor.options"},
-    "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
+    "advisor.cli": ADVICE | LIGHT | MANNERS | {"advisor.next_cli", "advisor.options", "advisor.plan_cli"},
+    "advisor.next_cli": ADVICE | LIGHT | MANNERS | {"advisor.options"},
+    "advisor.options": ADVICE | LIGHT | MANNERS | {"sweeper.data_cli"},
+    "advisor.plan_cli": ADVICE | LIGHT | MANNERS,
     "sweeper.printing": LIGHT,
-    "sweeper.store_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.launch_cli": LIGHT | {"sweeper.adapters_cli", "sweeper.data_cli", "sweeper.printing"},
+    "sweeper.command": {"sweeper", "sweeper.printing", "sweeper.completion"},
+    "sweeper.completion": LIGHT,
+    "sweeper.store_cli": LIGHT | MANNERS,
+    "sweeper.launch_cli": LIGHT | MANNERS | {"sweeper.adapters_cli", "sweeper.data_cli"},
     "sweeper.cli": LIGHT
+    | MANNERS
     | {
-        "sweeper.command",
         "sweeper.adapters_cli",
         "sweeper.data_cli",
+        "sweeper.doctor_cli",
         "sweeper.import_cli",
         "sweeper.launch_cli",
-        "sweeper.printing",
         "sweeper.store_cli",
         "sweeper.submit_cli",
+        "sweeper.validate_cli",
     },
-    "sweeper.import_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.submit_cli": LIGHT | {"sweeper.errors", "sweeper.launch_cli", "sweeper.printing"},
-    "sweeper.data_cli": LIGHT,
+    "sweeper.doctor": {"sweeper.disk"},
+    "sweeper.doctor_cli": MANNERS,
+    "sweeper.validate_cli": MANNERS,
+    "sweeper.import_cli": LIGHT | MANNERS,
+    "sweeper.submit_cli": LIGHT | MANNERS | {"sweeper.errors", "sweeper.launch_cli"},
+    "sweeper.data_cli": LIGHT | MANNERS,
     "sweeper.own_data": {
         "sweeper.fetch",
         "sweeper.models.base",
@@ -85,7 +94,7 @@ MAY_IMPORT = {
         "sweeper.tasks.rows",
         "sweeper.work",
     },
-    "sweeper.adapters_cli": LIGHT | {"sweeper.printing"},
+    "sweeper.adapters_cli": LIGHT | MANNERS,
     "sweeper.models.": {
         "sweeper.models",
         "sweeper.errors",
@@ -139,6 +148,7 @@ MAY_IMPORT = {
 }
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
@@ -182,10 +192,14 @@ def test_imports_follow_the_table(name: str) -> None:
     if name in LIGHT | ADVICE | {
         "sweeper.cli",
         "sweeper.launch_cli",
-        "sweeper.printing",
+        *MANNERS,
         "sweeper.adapters_cli",
         "sweeper.data_cli",
+        "sweeper.doctor",
+        "sweeper.doctor_cli",
+        "sweeper.validate_cli",
         "advisor.cli",
+        "advisor.plan_cli",
         "advisor.next_cli",
         "advisor.options",
     }:
