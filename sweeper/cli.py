@@ -163,7 +163,7 @@ def show(
             or grid_name is not None
             or any(value is not None for value in filters.values())
         ):
-            raise click.UsageError("TRIAL_ID names one row: leave the filters out")
+            raise click.UsageError(f"TRIAL_ID {trial_id!r} names one row: leave the filters out")
         found = [result for result in contents.results if result.trial_id.startswith(trial_id)]
         if len(found) != 1:
             what = "no trial whose id begins" if not found else f"{len(found)} trials whose ids begin"
@@ -229,7 +229,7 @@ def export(file: str, folder: str, form: str) -> None:
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"FILE must end in .csv or .parquet, got {file!r}")
     if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
+        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into: make it first")
     contents = read_store(folder)
     report_damage(contents, console(stderr=True))
     frame = to_frame(contents.results)

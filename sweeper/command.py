@@ -140,7 +140,7 @@ def run(cli: click.Command, name: str) -> None:
         more = "the lines above" if manners.verbose else "what the same command says with -v"
         code = _failed(f"internal: {type(error).__name__}: {error} ({place}). This is a bug: please report {more}", 1)
     log.debug("%s ends with %s after %.2f s", name, code or 0, time.monotonic() - started)
-    logging.getLogger().removeHandler(_HANDLER)
+    _log_no_more()
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -183,3 +183,9 @@ def _log_to_stderr() -> None:
     for package in ("sweeper", "advisor"):
         logging.getLogger(package).setLevel(logging.DEBUG)
     logging.getLogger().addHandler(_HANDLER)
+
+
+def _log_no_more() -> None:
+    for package in ("sweeper", "advisor"):
+        logging.getLogger(package).setLevel(logging.NOTSET)
+    logging.getLogger().removeHandler(_HANDLER)

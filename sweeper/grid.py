@@ -137,7 +137,9 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
             raise no_such("key", key, TRAIN_KEYS, " in [train]")
     entries = content["strategies"]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
-        raise ValueError("strategies must be a list of tables: [[strategies]] with a name each")
+        raise ValueError(
+            f"strategies must be a list of tables, [[strategies]] with a name each, got {str(entries)[:80]!r}"
+        )
 
     trials = []
     for model, task, entry in itertools.product(models, tasks, entries):
@@ -171,7 +173,7 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
                 raise no_such("hyperparameter", key, strategy.space, f" in the search space of {name}")
             swept[key] = list(strategy.space[key])
         if value == []:
-            raise ValueError(f"{key} of the strategy {name} is an empty list: nothing would run")
+            raise ValueError(f"{key} of the strategy {name} is an empty list: nothing would run, give a value")
     lists = [_values(key, value) for key, value in swept.items()]
     _check_number(math.prod(map(len, lists)))
     for values in itertools.product(*lists):
@@ -182,7 +184,9 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
 
 def _check_number(trials: int) -> None:
     if trials > MOST_TRIALS:
-        raise ValueError(f"the grid has more than {MOST_TRIALS:,} trials: a mistyped list, or several grids' work")
+        raise ValueError(
+            f"the grid has {trials:,} trials, more than {MOST_TRIALS:,}: mend a mistyped list, or make several grids of it"
+        )
 
 
 def _values(key: str, value: Any) -> Sequence[Any]:
@@ -215,7 +219,7 @@ def _as_list(value: Any) -> Sequence[Any]:
 def _names(kind: str, value: Any) -> Sequence[str]:
     names = _as_list(value)
     if not names:
-        raise ValueError(f"{kind}s is an empty list")
+        raise ValueError(f"{kind}s is an empty list: name one (`sweeper ls`)")
     for name in names:
         if not isinstance(name, str):
             raise ValueError(f"{kind}s must hold names, got {name!r}")
@@ -225,7 +229,7 @@ def _names(kind: str, value: Any) -> Sequence[str]:
 def _whole_numbers(key: str, value: Any, least: int) -> list[int]:
     numbers = _as_list(value)
     if not numbers:
-        raise ValueError(f"{key} is an empty list: nothing would run")
+        raise ValueError(f"{key} is an empty list: nothing would run, give a number")
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int) or not least <= number < SEEDS:
             raise ValueError(f"{key} must hold whole numbers of at least {least}, got {number!r}")

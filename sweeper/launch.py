@@ -234,7 +234,7 @@ def launch(
                     raise
                 raise OSError(
                     f"{store.name!r} takes no more rows ({reason(sweep.refused)}). Those it has are intact; "
-                    "the same command goes on from there"
+                    "launch again to go on from there"
                 ) from None
             numbers, sweep.again = sweep.again, []
 

@@ -344,7 +344,7 @@ def _run_all(
     if without and (len(without) > len(todo) - progress.done or how["until"] is None or time.time() < how["until"]):
         raise OSError(
             f"only {len(todo) - len(without)} of {len(todo)} trials have a row in {store.name!r}; "
-            "the same command runs the missing ones"
+            "run the same command again for the missing ones"
         )
     return Counter(progress.counts)
 

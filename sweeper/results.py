@@ -97,14 +97,16 @@ class ResultsStore:
                 )
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise ValueError(f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder")
+                raise ValueError(
+                    f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder. Name another place"
+                )
         elif names is None or any(not name.startswith(_UNFINISHED) for name in names):
             raise ValueError(
                 f"{self.name!r} is not a results store (it has no {MARKER}). "
                 "Name a store, or a folder that is empty or does not exist yet"
             )
         elif not create:
-            raise ValueError(f"{self.name!r} is an empty folder, not a results store")
+            raise ValueError(f"{self.name!r} is an empty folder, not a results store: `sweeper launch` makes one of it")
 
     @property
     def is_remote(self) -> bool:
@@ -117,9 +119,13 @@ class ResultsStore:
             content = json.loads(self.disk.read(marker, MOST_MARKER))
             found, schema = content["format"], int(content["schema"])
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
-            raise ValueError(f"{self.name!r} is not a results store: {MARKER} is not readable ({error})") from None
+            raise ValueError(
+                f"{self.name!r} is not a results store: {MARKER} is not readable ({error}). Name another folder, or mend it"
+            ) from None
         if found != FORMAT:
-            raise ValueError(f"{self.name!r} is not a results store: its format is {found!r}, not {FORMAT!r}")
+            raise ValueError(
+                f"{self.name!r} is not a results store: its format is {found!r}, not {FORMAT!r}. Name another folder"
+            )
         if schema > SCHEMA:
             raise ValueError(
                 f"{self.name!r} has schema {schema}, this version reads up to {SCHEMA}: "
