@@ -101,7 +101,8 @@ def long_table(file: Path) -> pd.DataFrame:
         frame = pd.read_csv(file)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{str(file)!r} is no table: {' '.join(str(error).split())[:200]}. `sweeper import` makes one of other files"
+            f"{str(file)!r} is no table: {' '.join(str(error).split())[:200]}. `sweeper import` makes one of other "
+            "files"
         ) from None
     missing = [name for name in NEEDED if name not in frame]
     if missing:

@@ -188,7 +188,8 @@ def opened(folder: Path) -> Iterator[Opened]:
             raise ValueError(f"{where}: layout is {facts.layout!r}, and the files are those of {wanted!r}. {ANEW}")
         if facts is None and wanted == "model":
             raise ValueError(
-                f"{where} does not say what the network is: it is not from here. `sweeper adapters save` writes what does"
+                f"{where} does not say what the network is: it is not from here. `sweeper adapters save` writes what "
+                "does"
             )
         yield Opened(folder, config, facts, file)
 
@@ -213,7 +214,8 @@ def load_adapter(folder: Path, base: LoadedModel, name: str = "this model") -> L
             model, targets = _targets(found, base)
         except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
             raise ValueError(
-                f"{folder} does not fit {name}: {' '.join(str(error).split())[:200]}. Load it on the model that it was trained on"
+                f"{folder} does not fit {name}: {' '.join(str(error).split())[:200]}. Load it on the model that it "
+                "was trained on"
             ) from None
         check_names(found.file.path, found.file.shapes, {key: slot.shape for key, slot in targets.items()})
         for key, value in found.file.load().items():

@@ -76,7 +76,8 @@ def save(trial_id: str, results: str, target: str | None, overwrite: bool, form:
     row = found[0]
     if row.status is not Status.COMPLETE:
         raise ValueError(
-            f"trial {row.trial_id} is {row.status.value}: there is nothing to save ({row.error}). `sweeper show --status complete` lists others"
+            f"trial {row.trial_id} is {row.status.value}: there is nothing to save ({row.error}). `sweeper show "
+            "--status complete` lists others"
         )
     folder = Path(target) if target else Path(results) / "adapters" / row.trial_id
     if folder.exists() and not overwrite:
@@ -91,7 +92,8 @@ def save(trial_id: str, results: str, target: str | None, overwrite: bool, form:
         raise keeper.refused
     if again.status is not Status.COMPLETE:
         raise OSError(
-            f"trial {row.trial_id} ended as {again.status.value} this time: {again.error}; `sweeper doctor` says what is scarce"
+            f"trial {row.trial_id} ended as {again.status.value} this time: {again.error}; `sweeper doctor` says "
+            "what is scarce"
         )
     now, then = (one.metrics["test_score"] for one in (again, row))
     if form == "json":
@@ -254,7 +256,8 @@ def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec,
         find_task(spec.task)
     except ValueError:
         raise ValueError(
-            f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here: install the package it is from (`sweeper ls` shows tasks)"
+            f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here: install the package it "
+            "is from (`sweeper ls` shows tasks)"
         ) from None
     return spec, *untrained(spec, [spec.seed])
 

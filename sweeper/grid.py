@@ -185,7 +185,8 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
 def _check_number(trials: int) -> None:
     if trials > MOST_TRIALS:
         raise ValueError(
-            f"the grid has {trials:,} trials, more than {MOST_TRIALS:,}: mend a mistyped list, or make several grids of it"
+            f"the grid has {trials:,} trials or more, and more than {MOST_TRIALS:,} trials is a mistyped list, or "
+            "several grids' work: mend it, or make several grids"
         )
 
 

@@ -98,7 +98,8 @@ class ResultsStore:
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
                 raise ValueError(
-                    f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder. Name another place"
+                    f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder. Name another "
+                    "place"
                 )
         elif names is None or any(not name.startswith(_UNFINISHED) for name in names):
             raise ValueError(
@@ -120,7 +121,8 @@ class ResultsStore:
             found, schema = content["format"], int(content["schema"])
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
             raise ValueError(
-                f"{self.name!r} is not a results store: {MARKER} is not readable ({error}). Name another folder, or mend it"
+                f"{self.name!r} is not a results store: {MARKER} is not readable ({error}). Name another folder, or "
+                "mend it"
             ) from None
         if found != FORMAT:
             raise ValueError(

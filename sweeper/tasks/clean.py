@@ -182,7 +182,8 @@ class _Cleaning:
         if not good:
             first = next(iter(unreadable.values()), "none there")
             raise ValueError(
-                f"{self.table.source}: none of its {len(pictures)} images can be read ({first}): name a folder of PNG or JPEG files"
+                f"{self.table.source}: none of its {len(pictures)} images can be read ({first}): name a folder of "
+                "PNG or JPEG files"
             )
         self._drop(bad)
         self.facts["image"] = f"{images.shape[1]} x {images.shape[2]}, {'grey' if images.shape[3] == 1 else 'colour'}"
@@ -218,7 +219,8 @@ class _Cleaning:
             self.notes.append(f"texts of too many values to be categories, left out: {', '.join(left_out)}")
         if not parts:
             raise ValueError(
-                f"{self.table.source}: no column is left that could be a feature: name the text with --text-column, or bring more columns"
+                f"{self.table.source}: no column is left that could be a feature: name the text with --text-column, "
+                "or bring more columns"
             )
         table = np.concatenate(parts, axis=1)
         if table.shape[1] > MOST_FEATURES:
@@ -262,7 +264,8 @@ class _Cleaning:
         self._drop(bad)
         if not self.kept:
             raise ValueError(
-                f"{self.table.source}: no usable row is left{self._because()}. `sweeper data check` lists what was dropped: mend the file"
+                f"{self.table.source}: no usable row is left{self._because()}. `sweeper data check` lists what was "
+                "dropped: mend the file"
             )
         return labels
 
@@ -272,7 +275,8 @@ class _Cleaning:
         total = len(counts)
         if len(counts) == 1:
             raise ValueError(
-                f"{source}: all labels in {name!r} are {next(iter(counts))!r}: one class is nothing to tell. Bring rows of others, or --label-column NAME"
+                f"{source}: all labels in {name!r} are {next(iter(counts))!r}: one class is nothing to tell. Bring "
+                "rows of others, or --label-column NAME"
             )
         rare = {label for label, number in counts.items() if number < LEAST_OF_CLASS}
         if self.choice.split:
@@ -311,7 +315,8 @@ class _Cleaning:
             self.names = tuple(sorted({tag for tags in mine for tag in tags}, key=_in_order))
             if not 2 <= len(self.names) <= MOST_CLASSES:
                 raise ValueError(
-                    f"{self.table.source}: {self.choice.label!r} has {len(self.names):,} tags: no tags to tell apart: --label-column NAME"
+                    f"{self.table.source}: {self.choice.label!r} has {len(self.names):,} tags: no tags to tell "
+                    "apart: --label-column NAME"
                 )
             number = {name: place for place, name in enumerate(self.names)}
             ready = tuple([number[tag] for tag in tags] for tags in mine)
@@ -319,7 +324,8 @@ class _Cleaning:
             ready = np.array(mine, np.float64)
             if np.ptp(ready) == 0:
                 raise ValueError(
-                    f"{self.table.source}: all numbers in {self.choice.label!r} are equal: nothing to tell. Bring others, or --label-column NAME"
+                    f"{self.table.source}: all numbers in {self.choice.label!r} are equal: nothing to tell. Bring "
+                    "others, or --label-column NAME"
                 )
         groups = parts = None
         if self.choice.group:

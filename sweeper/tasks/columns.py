@@ -114,7 +114,8 @@ class _Chooser:
     def choice(self) -> Choice:
         if len(self.table.columns) < 2:
             raise ValueError(
-                f"{self.source} has only the column {next(iter(self.table.columns))!r}: no label beside it: put one in a second column"
+                f"{self.source} has only the column {next(iter(self.table.columns))!r}: no label beside it: put one "
+                "in a second column"
             )
         images = self._of("image", self.free)
         lists = self._of("list", self.free)
@@ -221,7 +222,8 @@ class _Chooser:
             if self.profiles[asked].kind in ("list", "object", "image"):
                 value = next(value for value in self.table.columns[asked] if value is not None)
                 raise ValueError(
-                    f"{self.source}: the label column {asked!r} holds no plain values, but {str(value)[:40]}: name another"
+                    f"{self.source}: the label column {asked!r} holds no plain values, but {str(value)[:40]}: name "
+                    "another"
                 )
             return asked
         plain = [

@@ -88,7 +88,8 @@ def read_table(data: str, encoding: str | None = None) -> Table:
             if reader is None:
                 known = ", ".join(sorted(READERS))
                 raise ValueError(
-                    f"{data!r} is of no kind that is known here; it must be one of {known}, a folder of images, or hf:NAME"
+                    f"{data!r} is of no kind that is known here; it must be one of {known}, a folder of images, or "
+                    "hf:NAME"
                 )
             table = reader(path, encoding)
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError to pathlib
@@ -163,7 +164,8 @@ def _delimited(path: Path, encoding: str | None) -> Table:
     for line, row in rows:
         if len(row) != len(names):
             raise ValueError(
-                f"{str(path)!r}: line {line} has {len(row)} fields, and the header has {len(names)}: put what holds a separator in quotes"
+                f"{str(path)!r}: line {line} has {len(row)} fields, and the header has {len(names)}: put what holds "
+                "a separator in quotes"
             )
     columns = {
         name: [None if row[i].strip().lower() in MISSING else row[i] for _, row in rows] for i, name in enumerate(names)

@@ -108,7 +108,8 @@ class CleanImages:
         n_classes = len(self.labels)
         if not n_classes <= n_train <= self.pool:
             raise ValueError(
-                f"{self.name} has {n_classes} to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+                f"{self.name} has {n_classes} to {self.pool} training rows to give, not {n_train}: choose n_train "
+                "among them"
             )
         x, y = self.images()
         rng = np.random.default_rng(derived_seed(seed, self.name))

@@ -86,7 +86,8 @@ class Newsgroups:
         """Return "train", "valid" and "test" of some groups, and "shifted_test" of others."""
         if not len(TOPICS) <= n_train <= self.pool:
             raise ValueError(
-                f"{self.name} has {len(TOPICS)} to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+                f"{self.name} has {len(TOPICS)} to {self.pool} training rows to give, not {n_train}: choose n_train "
+                "among them"
             )
         texts, topics, _ = posts()
         pool, valid, test = _drawn(seed, self.name, False, [self.pool, 300, 1000])
@@ -169,7 +170,8 @@ class NewsgroupVectors:
         """Return source splits of some groups, and target splits of others."""
         if not len(TOPICS) <= n_train <= self.pool:
             raise ValueError(
-                f"{self.name} has {len(TOPICS)} to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+                f"{self.name} has {len(TOPICS)} to {self.pool} training rows to give, not {n_train}: choose n_train "
+                "among them"
             )
         from sklearn.decomposition import PCA
 

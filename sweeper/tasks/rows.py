@@ -121,7 +121,8 @@ def load(file: Path) -> Rows:
         about = json.loads(table.schema.metadata[b"sweeper"])
     except (OSError, pa.ArrowException, TypeError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{str(file)!r} is damaged, or no rows of ours ({' '.join(str(error).split())[:200]}). Delete it, and prepare it again"
+            f"{str(file)!r} is damaged, or no rows of ours ({' '.join(str(error).split())[:200]}). Delete it, and "
+            "prepare it again"
         ) from None
     raw = table["input"].to_pylist()
     inputs: Any
