@@ -163,7 +163,7 @@ def points(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = frame.copy()
     for name in ("source", "task", "backbone"):
-        frame[name] = frame[name].fillna("").astype(str)
+        frame[name] = frame[name].astype(object).fillna("").astype(str)
     situation = situations(frame)
     lower = frame["better"] == "lower"
     for name in ("score", "valid"):

@@ -89,12 +89,14 @@ def root(name: str) -> Any:
     def decorate(function: Any) -> Group:
         from sweeper import __version__
         from sweeper.completion import completion
+        from sweeper.schema_cli import schema_command
 
         group: Group = click.group(cls=Group, context_settings=settings)(
             click.version_option(__version__, prog_name=name)(function)
         )
         _with_manners(group)
         group.add_command(completion)
+        group.add_command(schema_command(Path(sys.modules[function.__module__].__file__ or "").with_name("schemas")))
         return group
 
     return decorate

@@ -63,8 +63,9 @@ MAY_IMPORT = {
     "advisor.options": ADVICE | LIGHT | MANNERS | {"sweeper.data_cli"},
     "advisor.plan_cli": ADVICE | LIGHT | MANNERS,
     "sweeper.printing": LIGHT,
-    "sweeper.command": {"sweeper", "sweeper.printing", "sweeper.completion"},
+    "sweeper.command": {"sweeper", "sweeper.printing", "sweeper.completion", "sweeper.schema_cli"},
     "sweeper.completion": LIGHT,
+    "sweeper.schema_cli": {"sweeper.suggest"},
     "sweeper.store_cli": LIGHT | MANNERS,
     "sweeper.launch_cli": LIGHT | MANNERS | {"sweeper.adapters_cli", "sweeper.data_cli"},
     "sweeper.cli": LIGHT
