@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from sweeper.spec import SEEDS, TrainArgs, TrialSpec
 from sweeper.strategies import find_strategy, hparams_of
 from sweeper.suggest import no_such
 from sweeper.tasks import find_task
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "grids"
 
@@ -71,6 +74,7 @@ def load_grid(name_or_path: str, strategies: Sequence[str] = (), own: OwnData | 
             raise no_such("grid", name_or_path, shipped, " (a file of your own ends in .toml)")
         if not path.exists():
             raise ValueError(f"no grid file {name_or_path!r}. Shipped grids: {', '.join(sorted(shipped))}")
+    log.debug("grid %s", path)
     try:
         content = tomllib.loads(read_small(path, MOST_BYTES).decode("utf-8"))
         content = _only(content, strategies) if strategies else content

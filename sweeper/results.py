@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,8 @@ from sweeper.spec import Status, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 MARKER = "store.json"
@@ -229,7 +233,7 @@ Newest = dict[str, tuple[tuple[int, str], TrialResult]]
 
 def _read_folders(folders: Iterable[Path], disk: Disk) -> Contents:
     """Return the row that counts of each trial in these folders, and what was damaged."""
-    folders = [*folders]
+    folders, started = [*folders], time.monotonic()
     for _ in range(TRIES):
         contents, newest = Contents(), Newest()
         for folder in folders:
@@ -237,6 +241,9 @@ def _read_folders(folders: Iterable[Path], disk: Disk) -> Contents:
         if not contents.vanished:  # else a compaction was at work: what is gone stands elsewhere now
             break
     contents.results = [result for _, result in newest.values()]
+    files = sum(len(row_files(folder, disk)) for folder in folders) if log.isEnabledFor(logging.DEBUG) else 0
+    where = ", ".join(map(str, folders))
+    log.debug("%d trials in %d files of %s, in %.2f s", len(newest), files, where, time.monotonic() - started)
     return contents
 
 

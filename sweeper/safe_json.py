@@ -51,7 +51,7 @@ def parse_object(content: bytes | str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {' '.join(str(error).split())[:200]}. Copy or save it anew") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{where} must be a JSON object, and is {type(found).__name__}")
+        raise ValueError(f"{where} is not a JSON object but a {type(found).__name__}: copy or save it anew")
     return found
 
 

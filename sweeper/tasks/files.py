@@ -88,8 +88,8 @@ def read_table(data: str, encoding: str | None = None) -> Table:
             if reader is None:
                 known = ", ".join(sorted(READERS))
                 raise ValueError(
-                    f"{data!r} is of no kind that is known here; it must be one of {known}, a folder of images, or "
-                    "hf:NAME"
+                    f"{data!r} is of no kind that is known here: {known}, a folder of images, or hf:NAME. Name one of "
+                    "these"
                 )
             table = reader(path, encoding)
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError to pathlib
