@@ -16,6 +16,7 @@ from sweeper.strategies import STRATEGIES, Strategy, hparams_of
 from sweeper.suggest import no_such
 
 FORMAT, VERSION = "sweeper-adapter", 1
+ANEW = "Copy or save the adapter anew"
 LAYOUTS = ("parameters", "peft", "model")
 
 
@@ -71,7 +72,7 @@ class Facts:
                 raise no_such("key", key[:80], kinds, f" in {where}")
         for key, kind in kinds.items():
             if key not in rest or not isinstance(rest[key], kind):
-                raise ValueError(f"{where}: {key} is {str(rest.get(key))[:80]!r}, which it cannot be")
+                raise ValueError(f"{where}: {key} is {str(rest.get(key))[:80]!r}, which it cannot be. {ANEW}")
         if rest["layout"] not in LAYOUTS:
             raise ValueError(f"{where}: layout must be one of {', '.join(LAYOUTS)}, got {rest['layout'][:40]!r}")
         if not all(isinstance(value, int | float) for value in rest["scores"].values()):
@@ -79,7 +80,7 @@ class Facts:
         try:
             trial = None if rest["trial"] is None else TrialSpec.from_dict(rest["trial"])
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"{where}: trial is no trial ({' '.join(str(error).split())[:200]})") from None
+            raise ValueError(f"{where}: trial is no trial ({' '.join(str(error).split())[:200]}). {ANEW}") from None
         signature = None if rest["signature"] is None else Signature.from_dict(rest["signature"], where)
         return cls(**{**rest, "trial": trial, "signature": signature})
 
@@ -92,7 +93,9 @@ class Facts:
         try:
             return STRATEGIES[self.strategy](**self.hparams)
         except TypeError as error:
-            raise ValueError(f"{where}: hparams are not those of {self.strategy} ({str(error)[:200]})") from None
+            raise ValueError(
+                f"{where}: hparams are not those of {self.strategy} ({str(error)[:200]}). {ANEW}"
+            ) from None
 
 
 def facts_of(

@@ -75,7 +75,10 @@ def save(trial_id: str, results: str, target: str | None, overwrite: bool, form:
         raise ValueError(f"{what} with {trial_id!r} in {results!r}. `sweeper show` lists them")
     row = found[0]
     if row.status is not Status.COMPLETE:
-        raise ValueError(f"trial {row.trial_id} is {row.status.value}: there is nothing to save ({row.error})")
+        raise ValueError(
+            f"trial {row.trial_id} is {row.status.value}: there is nothing to save ({row.error}). `sweeper show "
+            "--status complete` lists others"
+        )
     folder = Path(target) if target else Path(results) / "adapters" / row.trial_id
     if folder.exists() and not overwrite:
         raise ValueError(f"{folder} is already there: name another folder, or give --overwrite")
@@ -88,7 +91,10 @@ def save(trial_id: str, results: str, target: str | None, overwrite: bool, form:
     if keeper.refused:
         raise keeper.refused
     if again.status is not Status.COMPLETE:
-        raise OSError(f"trial {row.trial_id} ended as {again.status.value} this time: {again.error}")
+        raise OSError(
+            f"trial {row.trial_id} ended as {again.status.value} this time: {again.error}; `sweeper doctor` says "
+            "what is scarce"
+        )
     now, then = (one.metrics["test_score"] for one in (again, row))
     if form == "json":
         print_json({"folder": str(folder), "trial_id": row.trial_id, "test_score": now, "stored_test_score": then})
@@ -249,7 +255,10 @@ def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec,
     try:
         find_task(spec.task)
     except ValueError:
-        raise ValueError(f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here") from None
+        raise ValueError(
+            f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here: install the package it "
+            "is from (`sweeper ls` shows tasks)"
+        ) from None
     return spec, *untrained(spec, [spec.seed])
 
 

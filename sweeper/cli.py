@@ -174,7 +174,7 @@ def show(
             or grid_name is not None
             or any(value is not None for value in filters.values())
         ):
-            raise click.UsageError("TRIAL_ID names one row: leave the filters out")
+            raise click.UsageError(f"TRIAL_ID names one row, {trial_id!r}: leave the filters out")
         found = [result for result in contents.results if result.trial_id.startswith(trial_id)]
         if len(found) != 1:
             what = "no trial whose id begins" if not found else f"{len(found)} trials whose ids begin"

@@ -110,7 +110,9 @@ def check_all(specs: Sequence[TrialSpec], lenient: bool = False) -> tuple[list[T
         in_vain = strategy not in somewhere and not lenient
         in_vain = in_vain and verdict is not None and not isinstance(verdict[1], UnavailableError)
         if verdict is not None and (in_vain or not kept):
-            raise verdict[1]
+            if isinstance(verdict[1], UnavailableError):  # says itself how to get it
+                raise verdict[1]
+            raise NotApplicableError(f"{verdict[1]}. `sweeper ls` lists other strategies, models and tasks")
     return kept, [LeftOut(what, reason, number) for (what, reason), number in reasons.items()]
 
 

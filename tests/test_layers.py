@@ -30,9 +30,15 @@ LIGHT = {
     "sweeper.early_stop",
     "sweeper.safe_json",
 }
-COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan", "plan_cli")
+MANNERS = {"sweeper.command", "sweeper.completion", "sweeper.printing"}
+COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan")
 ANSWER = ("situation", "rules", "evidence", "portfolio", "feasible", "recommend", "report", "explain", "first")
 ADVICE = {f"advisor.{name}" for name in (*ANSWER, *COSTS)}
+
+# The files of single commands: parse, call, print.
+COMMANDS = {
+    f"{folder.name}.{file.stem}" for folder in (ROOT / "sweeper", ROOT / "advisor") for file in folder.glob("*_cli.py")
+}
 
 # Module (or package, with a trailing dot) -> project modules that it may import at its top. What is not
 # named here may import anything below it; the first entry that fits counts.
@@ -57,40 +63,34 @@ MAY_IMPORT = {
         "advisor.situation",
         "advisor.table",
     },
-    "advisor.cli": ADVICE | LIGHT | {"advisor.next_cli", "advisor.options", "sweeper.command", "sweeper.printing"},
-    "advisor.next_cli": ADVICE | LIGHT | {"advisor.options"},
-    "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
+    "advisor.cli": ADVICE | LIGHT | MANNERS | COMMANDS | {"advisor.options", "advisor.emit.tools"},
+    "advisor.next_cli": ADVICE | LIGHT | MANNERS | {"advisor.options"},
+    "advisor.options": ADVICE | LIGHT | MANNERS | {"sweeper.data_cli"},
+    "advisor.plan_cli": ADVICE | LIGHT | MANNERS,
     "sweeper.printing": LIGHT,
-    "sweeper.store_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.launch_cli": LIGHT
-    | {"sweeper.data_cli", "sweeper.loggers", "sweeper.printing", "sweeper.request", "sweeper.run"},
+    "sweeper.command": {"sweeper", "sweeper.printing", "sweeper.completion", "sweeper.schema_cli"},
+    "sweeper.completion": LIGHT,
+    "sweeper.schema_cli": {"sweeper.suggest"},
+    "sweeper.store_cli": LIGHT | MANNERS,
+    "sweeper.launch_cli": LIGHT | MANNERS | {"sweeper.data_cli", "sweeper.loggers", "sweeper.request", "sweeper.run"},
     "sweeper.request": LIGHT | {"sweeper.loggers", "sweeper.printing"},
-    "sweeper.run": LIGHT | {"sweeper.loggers", "sweeper.outcome", "sweeper.printing", "sweeper.request"},
+    "sweeper.run": LIGHT
+    | {"sweeper.standing", "sweeper.loggers", "sweeper.outcome", "sweeper.printing", "sweeper.request"},
     "sweeper.loggers": LIGHT,
-    "sweeper.export_cli": LIGHT | {"sweeper.loggers", "sweeper.printing"},
+    "sweeper.export_cli": LIGHT | MANNERS | {"sweeper.loggers"},
     "sweeper.outcome": LIGHT | {"sweeper.summary"},
-    "sweeper.cli": LIGHT
-    | {
-        "sweeper.command",
-        "sweeper.adapters_cli",
-        "sweeper.data_cli",
-        "sweeper.export_cli",
-        "sweeper.import_cli",
-        "sweeper.launch_cli",
-        "sweeper.outcome",
-        "sweeper.printing",
-        "sweeper.report_cli",
-        "sweeper.store_cli",
-        "sweeper.submit_cli",
-    },
+    "sweeper.cli": LIGHT | MANNERS | COMMANDS | {"sweeper.outcome"},
     "sweeper.page": set(),
     "sweeper.chart": set(),
     "sweeper.contest": LIGHT | {"sweeper.summary"},
     "sweeper.sensitivity": LIGHT | {"sweeper.summary"},
-    "sweeper.report_cli": LIGHT | {"sweeper.completion", "sweeper.outcome", "sweeper.printing"},
-    "sweeper.import_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.submit_cli": LIGHT | {"sweeper.errors", "sweeper.launch_cli", "sweeper.printing"},
-    "sweeper.data_cli": LIGHT,
+    "sweeper.report_cli": LIGHT | MANNERS | {"sweeper.outcome"},
+    "sweeper.doctor": {"sweeper.disk"},
+    "sweeper.doctor_cli": MANNERS,
+    "sweeper.validate_cli": MANNERS,
+    "sweeper.import_cli": LIGHT | MANNERS,
+    "sweeper.submit_cli": LIGHT | MANNERS | {"sweeper.errors", "sweeper.launch_cli"},
+    "sweeper.data_cli": LIGHT | MANNERS,
     "sweeper.own_data": {
         "sweeper.fetch",
         "sweeper.models.base",
@@ -100,7 +100,7 @@ MAY_IMPORT = {
         "sweeper.tasks.rows",
         "sweeper.work",
     },
-    "sweeper.adapters_cli": LIGHT | {"sweeper.printing"},
+    "sweeper.adapters_cli": LIGHT | MANNERS,
     "sweeper.models.": {
         "sweeper.models",
         "sweeper.errors",
@@ -203,10 +203,14 @@ def test_imports_follow_the_table(name: str) -> None:
         "sweeper.outcome",
         "sweeper.loggers",
         "sweeper.export_cli",
-        "sweeper.printing",
+        *MANNERS,
         "sweeper.adapters_cli",
         "sweeper.data_cli",
+        "sweeper.doctor",
+        "sweeper.doctor_cli",
+        "sweeper.validate_cli",
         "advisor.cli",
+        "advisor.plan_cli",
         "advisor.next_cli",
         "advisor.options",
     }:

@@ -32,7 +32,9 @@ class Diabetes:
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return source splits of women and target splits of men; targets are standardised by the source."""
         if not 2 <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+            )
         from sklearn.datasets import load_diabetes
 
         x, y = load_diabetes(return_X_y=True, scaled=False)
@@ -83,7 +85,9 @@ class ProductPrices:
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return "train", "valid" and "test"; there is no source domain: the model's pretraining is."""
         if not 2 <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+            )
         texts, y = products()
         rng = np.random.default_rng(derived_seed(seed, self.name))
         pool, valid, test = stratified(strata(y), [self.pool, 300, 1000], rng)

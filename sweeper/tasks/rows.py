@@ -126,7 +126,8 @@ def load(file: Path) -> Rows:
         about = json.loads(table.schema.metadata[b"sweeper"])
     except (OSError, pa.ArrowException, TypeError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{str(file)!r} is damaged, or no rows of ours ({' '.join(str(error).split())[:200]})"
+            f"{str(file)!r} is damaged, or no rows of ours ({' '.join(str(error).split())[:200]}). Delete it, and "
+            "prepare it again"
         ) from None
     raw = table["input"].to_pylist()
     inputs: Any
@@ -213,7 +214,9 @@ def split_rows(rows: Rows, name: str, seed: int, n_train: int) -> TaskData:
     least = max(2, len(rows.names) if rows.work == CLASSIFICATION else 2)
     if not least <= n_train <= pool:
         whole = " where groups stay whole" if rows.groups is not None else ""
-        raise ValueError(f"{name} has {least} to {pool} training rows to give{whole}, not {n_train}")
+        raise ValueError(
+            f"{name} has {least} to {pool} training rows to give{whole}, not {n_train}: choose n_train among them"
+        )
     train, valid, test = _divided(rows, name, np.random.default_rng(derived_seed(seed, name)))
     train = train[:n_train]
     mean: Any = 0.0
@@ -255,7 +258,7 @@ def _divided(rows: Rows, name: str, rng: np.random.Generator) -> list[np.ndarray
         if not (len(train) >= wanted[0] and len(valid) and len(test)):
             raise ValueError(
                 f"{name}: {len(np.unique(rows.groups))} groups that stay whole are too few, or too large, for "
-                "training, validation and test rows with every class in training"
+                "training, validation and test rows with every class in training: take another --group-column"
             )
         train = train[stratified(kinds[train], [len(train)], rng)[0]]
     elif rows.parts is not None:
