@@ -14,7 +14,7 @@ from advisor.emit_cli import emitted
 from advisor.evidence import PACKAGED, load
 from advisor.explain import explained
 from advisor.next_cli import next_
-from advisor.options import fitted_option, fitted_path, question_of, situation_options
+from advisor.options import NOTHING_FEASIBLE, fitted_option, fitted_path, question_of, situation_options
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
@@ -22,8 +22,6 @@ from advisor.report_cli import report
 from sweeper import __version__
 from sweeper.command import run
 from sweeper.printing import Duration
-
-NOTHING_FEASIBLE = 4
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

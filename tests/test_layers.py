@@ -56,7 +56,26 @@ MAY_IMPORT = {
         "advisor.situation",
         "advisor.table",
     },
-    "advisor.cli": ADVICE | LIGHT | {"advisor.next_cli", "advisor.options", "sweeper.command", "sweeper.printing"},
+    "advisor.cli": ADVICE
+    | LIGHT
+    | {
+        "advisor.emit.tools",
+        "advisor.emit_cli",
+        "advisor.next_cli",
+        "advisor.options",
+        "advisor.report_cli",
+        "sweeper.command",
+        "sweeper.printing",
+    },
+    "advisor.emit_cli": ADVICE | LIGHT | {"advisor.emit.tools", "advisor.options"},
+    "advisor.report_cli": ADVICE | LIGHT | {"advisor.options"},
+    "advisor.emit.grid": ADVICE | {"advisor.contenders", "advisor.next_trials", "advisor.own"},
+    "advisor.emit.": ADVICE | LIGHT | {"advisor.emit"},
+    "advisor.regret": LIGHT,
+    "advisor.chart": {"sweeper.page"},
+    "advisor.page_parts": ADVICE | {"advisor.regret", "sweeper.page"},
+    "advisor.page": ADVICE | LIGHT | {"advisor.chart", "advisor.page_parts", "sweeper.page"},
+    "advisor.estimator": ADVICE | LIGHT | {"advisor.fit"},
     "advisor.next_cli": ADVICE | LIGHT | {"advisor.options"},
     "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
     "sweeper.printing": LIGHT,
@@ -188,6 +207,12 @@ def test_imports_follow_the_table(name: str) -> None:
         "advisor.cli",
         "advisor.next_cli",
         "advisor.options",
+        "advisor.emit_cli",
+        "advisor.report_cli",
+        "advisor.page",
+        "advisor.page_parts",
+        "advisor.chart",
+        "advisor.regret",
     }:
         assert not HEAVY & {module.split(".")[0] for module in imported(tree.body)}
     assert not {"pickle", "cPickle", "joblib", "dill", "cloudpickle"} & everything, "nothing is pickled"
@@ -201,6 +226,8 @@ def test_imports_follow_the_table(name: str) -> None:
         "from advisor.cli import cli; cli(['plan', '--model-params', '7B', '--device', 'l4'], standalone_mode=False)",
         "from sweeper.cli import cli; cli(['--help'], standalone_mode=False)",
         "import sweeper",
+        "from advisor.cli import cli; cli(['recommend', '--large-model', '--emit', 'trl'], standalone_mode=False)",
+        "from advisor.cli import cli; cli(['report', '--large-model'], standalone_mode=False)",
     ],
 )
 def test_start_up_loads_nothing_heavy(call: str, tmp_path: Path) -> None:
