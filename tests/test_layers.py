@@ -64,6 +64,15 @@ MAY_IMPORT = {
         "advisor.table",
     },
     "advisor.cli": ADVICE | LIGHT | MANNERS | COMMANDS | {"advisor.options", "advisor.emit.tools"},
+    "advisor.emit_cli": ADVICE | LIGHT | MANNERS | {"advisor.emit.tools", "advisor.options"},
+    "advisor.report_cli": ADVICE | LIGHT | MANNERS | {"advisor.options"},
+    "advisor.emit.grid": ADVICE | {"advisor.contenders", "advisor.next_trials", "advisor.own"},
+    "advisor.emit.": ADVICE | LIGHT | {"advisor.emit"},
+    "advisor.regret": LIGHT,
+    "advisor.chart": {"sweeper.page"},
+    "advisor.page_parts": ADVICE | {"advisor.regret", "sweeper.page"},
+    "advisor.page": ADVICE | LIGHT | {"advisor.chart", "advisor.page_parts", "sweeper.page"},
+    "advisor.estimator": ADVICE | LIGHT | {"advisor.fit"},
     "advisor.next_cli": ADVICE | LIGHT | MANNERS | {"advisor.options"},
     "advisor.options": ADVICE | LIGHT | MANNERS | {"sweeper.data_cli"},
     "advisor.plan_cli": ADVICE | LIGHT | MANNERS,
@@ -193,8 +202,8 @@ def test_imports_follow_the_table(name: str) -> None:
     everything = imported([node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)])
     if name.startswith("sweeper"):
         assert not any(module.split(".")[0] == "advisor" for module in everything), "sweeper never imports advisor"
-    if name not in ("sweeper.tune", "sweeper.submit_cli"):
-        assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for all"
+    if name not in ("sweeper.tune", "sweeper.plan", "sweeper.submit_cli"):
+        assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for a launch, sweeper.plan for its rehearsal"
     if name in LIGHT | ADVICE | {
         "sweeper.cli",
         "sweeper.launch_cli",
@@ -213,6 +222,12 @@ def test_imports_follow_the_table(name: str) -> None:
         "advisor.plan_cli",
         "advisor.next_cli",
         "advisor.options",
+        "advisor.emit_cli",
+        "advisor.report_cli",
+        "advisor.page",
+        "advisor.page_parts",
+        "advisor.chart",
+        "advisor.regret",
     }:
         assert not HEAVY & {module.split(".")[0] for module in imported(tree.body)}
     assert not {"pickle", "cPickle", "joblib", "dill", "cloudpickle"} & everything, "nothing is pickled"
@@ -226,6 +241,8 @@ def test_imports_follow_the_table(name: str) -> None:
         "from advisor.cli import cli; cli(['plan', '--model-params', '7B', '--device', 'l4'], standalone_mode=False)",
         "from sweeper.cli import cli; cli(['--help'], standalone_mode=False)",
         "import sweeper",
+        "from advisor.cli import cli; cli(['recommend', '--large-model', '--emit', 'trl'], standalone_mode=False)",
+        "from advisor.cli import cli; cli(['report', '--large-model'], standalone_mode=False)",
     ],
 )
 def test_start_up_loads_nothing_heavy(call: str, tmp_path: Path) -> None:
