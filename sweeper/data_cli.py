@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from sweeper.command import Group
-from sweeper.printing import format_option, print_json
+from sweeper.printing import format_option, print_json, tell
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -136,3 +136,4 @@ def init(data_name: str, output: str | None, form: str, **columns: Any) -> None:
         print_json({"file": str(file), "launch": launch})
     else:
         click.echo(f"{file}: read it, change it, and then: {launch}")
+        tell(f"How long it takes says {launch.replace('launch', 'plan', 1)}; --budget 5m ends it by then.")

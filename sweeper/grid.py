@@ -130,7 +130,8 @@ def _on_own_data(name: str, content: Mapping[str, Any], own: OwnData) -> Grid:
     data = own.prepared.report["data"]
     question = grids[0].question if "data" in content else f"What does best on {data}, of the grid {name}?"
     trials = tuple(trial for grid in grids for trial in grid.trials)
-    return Grid(f"{name}-{own.prepared.task.partition(':')[2]}", question, trials, own.notes)
+    full_name = name if "data" in content else f"{name}-{own.prepared.task.partition(':')[2]}"
+    return Grid(full_name, question, trials, own.notes)
 
 
 def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:

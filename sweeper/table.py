@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -181,8 +182,11 @@ def print_summary(lines: Sequence[Line], console: Console) -> None:
 
 
 def as_html(lines: Sequence[Line]) -> str:
-    """Return the same tables as HTML."""
-    parts = []
+    """Return the same tables as HTML, and what their columns are."""
+    parts, said = [], io.StringIO()
+    if lines:
+        shown = [heading for heading in SUMMARY if any(_has(heading, [line]) for line in lines)]
+        _print_caption(lines, shown, Console(file=said, width=10_000, force_jupyter=False))
     for situation in dict.fromkeys(line.situation for line in lines):
         here = by_score(line for line in lines if line.situation == situation)
         table = _summary(here, ())
@@ -191,7 +195,7 @@ def as_html(lines: Sequence[Line]) -> str:
         rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in zip(*columns, strict=True))
         title = html.escape(str(table.title))
         parts.append(f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>")
-    return "".join(parts)
+    return "".join(parts) + "".join(f"<p>{html.escape(text)}</p>" for text in said.getvalue().splitlines())
 
 
 def columns_of(here: Sequence[Line]) -> list[str]:

@@ -206,7 +206,7 @@ def launch(
     with connected(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
         gpus_per_trial, gpus = gpus_for(gpus_per_trial)
         workers = workers_for(gpus_per_trial, gpus, max_concurrent)
-        packs = packs_of(trials, pack_size, workers, checkpoints)
+        packs = packs_of(trials, pack_size, workers, checkpoints, until is not None)
         judge = None if early_stop is None else ray.remote(num_cpus=0)(_Judge).remote(early_stop)
         sweep = Sweep(packs, store, listener, provenance, time_limit, time.monotonic)
         numbers = list(range(len(packs)))
@@ -266,16 +266,18 @@ def workers_for(gpus_per_trial: float, gpus: float, max_concurrent: int | None) 
 
 
 def packs_of(
-    trials: Sequence[TrialSpec], size: int | None, workers: int, checkpoints: Path | None
+    trials: Sequence[TrialSpec], size: int | None, workers: int, checkpoints: Path | None, limited: bool = False
 ) -> list[list[TrialSpec]]:
     """Return the trials in packs, in the order in which they start.
 
-    Those that trained together when a launch ended go on together.
+    Those that trained together when a launch ended go on together. Where time is limited, one seed of everything comes
+    before the next: what is left out then is seeds, not strategies.
     """
     specs = {trial.trial_id: trial for trial in trials}
     begun = [] if checkpoints is None else checkpoint.groups(checkpoints, specs.keys())
     together = [[specs.pop(trial) for trial in group] for group in begun]
-    return _spread_seeds(together + make_packs(list(specs.values()), size, workers))
+    packs = together + make_packs(list(specs.values()), size, workers)
+    return sorted(packs, key=lambda pack: pack[0].seed) if limited else _spread_seeds(packs)
 
 
 def _cause(file: str | None) -> tuple[Status, str]:

@@ -14,6 +14,7 @@ import pytest
 import sweeper
 from sweeper.grid import Grid, load_grid
 from sweeper.launch_cli import launch as command
+from sweeper.outcome import Outcome, serve_command
 from sweeper.request import RECORDED, RECORDED_FIELDS
 from sweeper.results import ResultsStore
 from tests import small
@@ -101,6 +102,8 @@ def test_the_outcome_has_the_rows_and_what_they_say(
     assert (line["test_score"], line["test_score_std"]) == pytest.approx((two.mean(), two.std()))
     shown = outcome._repr_html_()
     assert "<td>rank=2</td>" in shown
+    assert "<p>Scores in per cent, mean ± standard deviation over seeds." in shown
+    assert "&lt;Outcome of tiny" in shown
     assert outcome.statuses == {"complete": 4}
 
 
@@ -149,3 +152,28 @@ def test_what_is_wrong_is_a_value_error_in_the_words_of_python(
     with pytest.raises(ValueError, match=message):
         sweeper.launch(grid, tmp_path / "results", **options)
     assert not (tmp_path / "results").exists()
+
+
+def test_where_time_is_limited_each_strategy_has_its_first_seed_before_any_has_its_second() -> None:
+    from sweeper.tune import packs_of
+
+    trials = [small.spec(strategy=name, seed=seed) for name in ("full", "bitfit", "lora") for seed in (3, 1, 2)]
+    order = [pack[0] for pack in packs_of(trials, 1, 2, None, limited=True)]
+    assert [trial.seed for trial in order] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [trial.strategy for trial in order] == ["full", "bitfit", "lora"] * 3
+    assert sorted(map(str, order)) == sorted(map(str, trials))
+
+
+def test_a_launch_says_how_to_use_its_best_trial(tmp_path: Path) -> None:
+    found = {("full", 0): 0.9, ("full", 1): 0.1, ("lora", 0): 0.7, ("lora", 1): 0.8}  # full had one lucky seed
+    rows = [small.row(valid=valid, strategy=name, seed=seed) for (name, seed), valid in found.items()]
+    store = ResultsStore(tmp_path / "my results", create=True)
+    outcome = Outcome(Grid("own", "?", tuple(one.spec for one in rows)), store, rows)
+    best = rows[3].trial_id
+    folder = tmp_path / "my results"
+    assert serve_command(outcome) == (
+        f"sweeper adapters save {best} --results '{folder}' && sweeper serve '{folder}/adapters/{best}'"
+    )
+    (folder / "adapters" / best).mkdir(parents=True)
+    assert serve_command(outcome) == f"sweeper serve '{folder}/adapters/{best}'"
+    assert serve_command(Outcome(outcome.grid, store, [])) is None
