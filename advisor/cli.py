@@ -13,16 +13,15 @@ from advisor.emit_cli import emitted
 from advisor.evidence import PACKAGED, load
 from advisor.explain import explained
 from advisor.next_cli import next_
-from advisor.options import fitted_option, fitted_path, question_of, situation_options
+from advisor.options import NOTHING_FEASIBLE, fitted_option, fitted_path, question_of, situation_options
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
 from advisor.report_cli import report
+from advisor.serve_cli import serve
 from sweeper.command import root, run
 from sweeper.completion import names
 from sweeper.printing import Duration, format_option, print_json, tell, warn
-
-NOTHING_FEASIBLE = 4
 
 
 @root("advisor")
@@ -43,6 +42,7 @@ def cli() -> None:
 
 cli.add_command(plan_command)
 cli.add_command(next_)
+cli.add_command(serve)
 cli.add_command(report)
 
 

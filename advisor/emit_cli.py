@@ -10,7 +10,7 @@ import click
 
 from advisor.emit.tools import emit
 from advisor.evidence import load
-from advisor.options import fitted_path, question_of
+from advisor.options import NOTHING_FEASIBLE, fitted_path, question_of
 from advisor.recommend import recommend
 
 
@@ -33,7 +33,8 @@ def emitted(
         beside: Options that do not go with this -> what was given.
 
     Raises:
-        ValueError: the tool cannot say the candidate, nothing fits into memory, or the file is there already.
+        ValueError: the tool cannot say the candidate, or the file is there already.
+        click.exceptions.Exit: nothing fits into memory.
     """
     for option, value in beside.items():
         if value:
@@ -47,7 +48,10 @@ def emitted(
     question = question_of(given if model is None else {**given, "model": None})
     answer = recommend(question.situation, load(fitted_path(fitted)))
     if not answer.feasible:
-        raise ValueError("nothing of the answer fits into the memory: the same without --emit says what is short")
+        click.echo(
+            "Error: nothing of the answer fits into the memory: the same without --emit says what is short", err=True
+        )
+        raise click.exceptions.Exit(NOTHING_FEASIBLE)
     text = emit(answer, tool, pick, model, question.own, file.parent if file else Path())
     if file is None:
         click.echo(text, nl=False)

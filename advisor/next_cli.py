@@ -37,7 +37,7 @@ def next_(seeds: int, output: str | None, fitted: str | None, form: str, **given
     if file is not None and file.exists():
         raise ValueError(f"{output!r} is there already: --output FILE.toml names another, or delete it")
     if file is not None and not file.parent.is_dir():
-        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into")
+        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into: make it first")
     stored = load(fitted_path(fitted))
     question = question_of(given)
     from advisor.next_trials import next_trials, to_toml  # torch: what cannot run is left out

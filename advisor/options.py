@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from advisor.own import OwnRows
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+NOTHING_FEASIBLE = 4
+"""The exit code where no candidate fits into memory."""
 
 SITUATION = (
     click.option("--large-model/--small-model", "large", default=None, help="Over 1 B parameters or not."),

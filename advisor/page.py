@@ -14,7 +14,7 @@ from advisor.chart import Dot, chart
 from advisor.evidence import PACKAGED, Fitted, t_quantile
 from advisor.page_parts import EVIDENCE, appendix, cost, listed, named, percent, regrets, why
 from advisor.recommend import Candidate, Estimate, Recommendation, fits
-from advisor.report import headline, needed, settings_text
+from advisor.report import headline, settings_text
 from sweeper import __version__
 from sweeper.page import element, join, page, table
 
@@ -117,6 +117,8 @@ def _verdict(answer: Recommendation) -> Markup:
 
 def _lead(answer: Recommendation, first: Candidate) -> tuple[str, str]:
     """Return by how much the first leads, and over what."""
+    if answer.spoke == "depends":
+        return "open", "each case has its own first, below"
     if answer.spoke == "evidence":
         ranked = answer.comparable[0].ranked()
         if len(ranked) < 2:
@@ -163,23 +165,45 @@ def _range(low: float, high: float) -> str:
 
 
 def _scores(answer: Recommendation) -> Markup:
-    """Return the scores of all candidates with trials, as a picture."""
-    measured = [own for own in answer.candidates if own.estimate is not None]
-    if not measured:
+    """Return how the candidates compare, as a picture.
+
+    Scores side by side are of one situation; where none is near, what compares is how far each is below the best of
+    the situations that fit.
+    """
+    if not answer.comparable:
         return Markup("")
+    if answer.spoke != "evidence":
+        known = sorted((own for own in answer.candidates if own.behind is not None), key=_behind)
+        dots = [Dot(own.strategy, _behind(own), None, None, _places(own), _in_portfolio(own)) for own in known]
+        text = (
+            f"Points below the best, on average over the {len(answer.comparable)} measured situations that fit, near "
+            "ones counting more; in brackets, how many have it. Filled: the three that make up for one another best."
+        )
+        return join([element("h2", "How they compare"), chart(dots, text, "points below the best")])
     near = answer.comparable[0]
-    dots = list(map(_dot, measured))
     text = (
         f"Test scores on {near.task} with {near.model}, {near.n_train} rows: mean and 95 % interval over seeds, per "
         "cent. Filled: no other is as good on score, trained parameters, seconds and forgetting, and better on one."
-        if answer.spoke == "evidence"
-        else "Test scores in the nearest measured situation that has each: mean and 95 % interval over seeds, per cent."
     )
-    mark = near.untouched if answer.spoke == "evidence" else None
+    mark = None if near.untouched is None else 100 * near.untouched
     if mark is not None:
-        text += f" Dashed: the source model before training, {100 * mark:.1f}."
-    untouched = None if mark is None else 100 * mark
-    return join([element("h2", "Scores"), chart(dots, text, "test score, per cent", untouched)])
+        text += f" Dashed: the source model before training, {mark:.1f}."
+    dots = [_dot(own) for own in answer.candidates if own.estimate is not None]
+    return join([element("h2", "Scores"), chart(dots, text, "test score, per cent", mark)])
+
+
+def _behind(own: Candidate) -> float:
+    assert own.behind is not None
+    return own.behind.behind
+
+
+def _places(own: Candidate) -> str:
+    assert own.behind is not None
+    return f"{own.behind.behind:.1f} ({own.behind.situations})"
+
+
+def _in_portfolio(own: Candidate) -> bool:
+    return own.behind is not None and own.behind.place is not None
 
 
 def _dot(candidate: Candidate) -> Dot:
@@ -207,7 +231,7 @@ def _candidates(answer: Recommendation) -> Markup:
     drawn = table(
         ["strategy", "settings", *(EVIDENCE if measured else ())],
         [
-            [*_named(rank, own, common), *(_measured(own) if measured else ())]
+            [*_named(rank, own, common, answer.spoke == "evidence"), *(_measured(own) if measured else ())]
             for rank, own in enumerate(answer.candidates, start=1)
         ],
         caption=f"Settings, where nothing else is said: {common}." if common else "",
@@ -217,11 +241,14 @@ def _candidates(answer: Recommendation) -> Markup:
     return element("div", drawn, class_="candidates")
 
 
-def _named(rank: int, own: Candidate, common: str) -> list[object]:
-    """Return name and settings, with where these are from unless it is what all have in common."""
-    marks = [text for text, holds in (("the rules prefer it", own.by_rules), ("Pareto set", own.not_beaten)) if holds]
+def _named(rank: int, own: Candidate, common: str, compares: bool) -> list[object]:
+    """Return name and settings, with where these are from unless it is what most have in common.
+
+    ``compares`` says that all were measured in one situation, so that one may be beaten by another.
+    """
+    marks = ["the rules prefer it"] if own.by_rules else []
+    marks += ["Pareto set"] if compares and own.not_beaten else []
     notes = [] if own.settings_from == common else [f"from: {own.settings_from}"]
-    notes += [needed(own.need)] if own.need is not None else []
     return [
         join([f"{rank}. {own.strategy}", *(element("div", mark, class_="small soft") for mark in marks)]),
         join([settings_text(own.settings), *(element("div", note, class_="small soft") for note in notes)]),

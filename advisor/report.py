@@ -118,7 +118,7 @@ def _comes_to(answer: Recommendation) -> Iterator[str]:
         return
     if answer.spoke == "rules":
         yield f"{' or '.join(answer.verdicts[0].prefer)}, by the rules."
-        yield from _what_fits(answer)
+        yield from what_fits(answer)
         return
     first = answer.candidates[0]
     yield f"{first.strategy} ({settings_text(first.settings)}), by trials of a near situation."
@@ -130,7 +130,7 @@ def _comes_to(answer: Recommendation) -> Iterator[str]:
         )
 
 
-def _what_fits(answer: Recommendation) -> Iterator[str]:
+def what_fits(answer: Recommendation) -> Iterator[str]:
     """Yield what memory leaves of what the rules prefer, where that is not all."""
     prefer, memory = answer.verdicts[0].prefer, answer.situation.gpu_memory
     if memory is None or all(fits(own) for own in answer.candidates if own.strategy in prefer):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from advisor.evidence import load
-from advisor.options import fitted_option, fitted_path, question_of, situation_options
+from advisor.options import NOTHING_FEASIBLE, fitted_option, fitted_path, question_of, situation_options
 from advisor.recommend import recommend
 
 
@@ -32,6 +32,9 @@ def report(output: str, fitted: str | None, **given: Any) -> None:
     stored = load(path)
     from advisor.page import advice
 
-    text = advice(recommend(question_of(given).situation, stored), stored, path)
+    answer = recommend(question_of(given).situation, stored)
+    text = advice(answer, stored, path)
     file.write_text(text, encoding="utf-8")
     click.echo(f"{file}: {len(text.encode()) / 1e3:,.0f} kB, for any browser", err=True)
+    if not answer.feasible:
+        raise click.exceptions.Exit(NOTHING_FEASIBLE)

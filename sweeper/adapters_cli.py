@@ -75,7 +75,10 @@ def save(trial_id: str, results: str, target: str | None, overwrite: bool, form:
         raise ValueError(f"{what} with {trial_id!r} in {results!r}. `sweeper show` lists them")
     row = found[0]
     if row.status is not Status.COMPLETE:
-        raise ValueError(f"trial {row.trial_id} is {row.status.value}: there is nothing to save ({row.error})")
+        raise ValueError(
+            f"trial {row.trial_id} is {row.status.value}: there is nothing to save ({row.error}). `sweeper show "
+            "--status complete` lists others"
+        )
     folder = Path(target) if target else Path(results) / "adapters" / row.trial_id
     if folder.exists() and not overwrite:
         raise ValueError(f"{folder} is already there: name another folder, or give --overwrite")
@@ -88,7 +91,10 @@ def save(trial_id: str, results: str, target: str | None, overwrite: bool, form:
     if keeper.refused:
         raise keeper.refused
     if again.status is not Status.COMPLETE:
-        raise OSError(f"trial {row.trial_id} ended as {again.status.value} this time: {again.error}")
+        raise OSError(
+            f"trial {row.trial_id} ended as {again.status.value} this time: {again.error}; `sweeper doctor` says "
+            "what is scarce"
+        )
     now, then = (one.metrics["test_score"] for one in (again, row))
     if form == "json":
         print_json({"folder": str(folder), "trial_id": row.trial_id, "test_score": now, "stored_test_score": then})
@@ -115,7 +121,7 @@ def list_(folder: str | None, results: str, form: str) -> None:
     if form == "json":
         print_json([asdict(line) for line in lines])
     else:
-        _print_table(
+        print_table(
             ("name", "strategy", "layout", "base", "task", "parameters", "bytes", "test"),
             [
                 (
@@ -228,7 +234,7 @@ def diff(a: str, b: str, form: str) -> None:
         for name, one in found["tensors"].items()
     ]
     if rows:
-        _print_table(("tensor", "largest difference", "cosine"), rows, numbers_from=1)
+        print_table(("tensor", "largest difference", "cosine"), rows, numbers_from=1)
 
 
 def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec, LoadedModel, TaskData]:
@@ -249,11 +255,14 @@ def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec,
     try:
         find_task(spec.task)
     except ValueError:
-        raise ValueError(f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here") from None
+        raise ValueError(
+            f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here: install the package it "
+            "is from (`sweeper ls` shows tasks)"
+        ) from None
     return spec, *untrained(spec, [spec.seed])
 
 
-def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
+def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
     """Print columns, those with numbers aligned to the right; what a terminal would act on is shown as "?"."""
     rows = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]

@@ -14,12 +14,14 @@ from sweeper.doctor_cli import doctor
 from sweeper.export_cli import export
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
-from sweeper.outcome import rows_of
+from sweeper.outcome import filtered, rows_of
 from sweeper.plan_cli import plan
+from sweeper.predict_cli import predict
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
 from sweeper.report_cli import report
 from sweeper.results import read_store
-from sweeper.spec import Status, TrialResult
+from sweeper.serve_cli import serve
+from sweeper.spec import Status
 from sweeper.status_cli import status, stop
 from sweeper.store_cli import store
 from sweeper.submit_cli import submit
@@ -45,6 +47,8 @@ cli.add_command(status)
 cli.add_command(stop)
 cli.add_command(submit)
 cli.add_command(adapters)
+cli.add_command(predict)
+cli.add_command(serve)
 cli.add_command(data)
 cli.add_command(doctor)
 cli.add_command(export)
@@ -170,14 +174,14 @@ def show(
             or grid_name is not None
             or any(value is not None for value in filters.values())
         ):
-            raise click.UsageError("TRIAL_ID names one row: leave the filters out")
+            raise click.UsageError(f"TRIAL_ID names one row, {trial_id!r}: leave the filters out")
         found = [result for result in contents.results if result.trial_id.startswith(trial_id)]
         if len(found) != 1:
             what = "no trial whose id begins" if not found else f"{len(found)} trials whose ids begin"
             raise ValueError(f"{what} with {trial_id!r} in {folder!r}. `sweeper show` lists them")
         print_json(found[0].to_dict())
         return
-    rows = _filtered(contents.results, filters)
+    rows = filtered(contents.results, filters)
     if grid_name is not None:
         from sweeper.grid import load_grid
 
@@ -204,20 +208,6 @@ def show(
     else:
         print_rows(rows, console())
         tell(f"{len(rows)} of {len(contents.results)} trials in {folder}")
-
-
-def _filtered(results: list[TrialResult], filters: dict[str, Any]) -> list[TrialResult]:
-    """Return the rows that fit all filters that are set; a value that no row has is a mistake."""
-    for name, value in filters.items():
-        if value is None:
-            continue
-        known = {result.status.value if name == "status" else getattr(result.spec, name) for result in results}
-        if value not in known and name != "status":
-            from sweeper.suggest import no_such
-
-            raise no_such(f"{name} in this store", value, map(str, known))
-        results = [r for r in results if value == (r.status.value if name == "status" else getattr(r.spec, name))]
-    return results
 
 
 def main() -> None:

@@ -88,13 +88,15 @@ def root(name: str) -> Any:
 
     def decorate(function: Any) -> Group:
         from sweeper import __version__
-        from sweeper.completion import completion
+        from sweeper.completion import completion_command
+        from sweeper.schema_cli import schema_command
 
         group: Group = click.group(cls=Group, context_settings=settings)(
             click.version_option(__version__, prog_name=name)(function)
         )
         _with_manners(group)
-        group.add_command(completion)
+        group.add_command(completion_command(name))
+        group.add_command(schema_command(Path(sys.modules[function.__module__].__file__ or "").with_name("schemas")))
         return group
 
     return decorate
@@ -140,7 +142,7 @@ def run(cli: click.Command, name: str) -> None:
         more = "the lines above" if manners.verbose else "what the same command says with -v"
         code = _failed(f"internal: {type(error).__name__}: {error} ({place}). This is a bug: please report {more}", 1)
     log.debug("%s ends with %s after %.2f s", name, code or 0, time.monotonic() - started)
-    logging.getLogger().removeHandler(_HANDLER)
+    _log_no_more()
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -173,13 +175,19 @@ def _of_the_system(error: OSError) -> str:
     return f"{what}{error.strerror}{f'; {way_out}' if way_out else ''}"
 
 
-_HANDLER = logging.StreamHandler()
-
-
 def _log_to_stderr() -> None:
     """Have what the two packages log on stderr."""
-    _HANDLER.setStream(sys.stderr)
-    _HANDLER.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    _log_no_more()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(__name__)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.getLogger().addHandler(handler)
     for package in ("sweeper", "advisor"):
         logging.getLogger(package).setLevel(logging.DEBUG)
-    logging.getLogger().addHandler(_HANDLER)
+
+
+def _log_no_more() -> None:
+    for handler in [own for own in logging.getLogger().handlers if own.get_name() == __name__]:
+        logging.getLogger().removeHandler(handler)
+    for package in ("sweeper", "advisor"):
+        logging.getLogger(package).setLevel(logging.NOTSET)

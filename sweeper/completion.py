@@ -23,22 +23,27 @@ MOST_IDS = 200
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print the script that has a SHELL complete commands, options, names and trial ids.
+def completion_command(program: str) -> click.Command:
+    """Return the command that prints a program's script for a shell."""
 
-    \b
-    eval "$(sweeper completion bash)"                                   # in ~/.bashrc
-    eval "$(sweeper completion zsh)"                                    # in ~/.zshrc
-    sweeper completion fish > ~/.config/fish/completions/sweeper.fish
-    """
-    root = context.find_root()
-    name = root.info_name or ""
-    script = get_completion_class(shell)
-    assert script is not None
-    click.echo(script(root.command, {}, name, f"_{name}_COMPLETE".upper()).source())
+    @click.command(
+        "completion",
+        help=f"""Print the script that has a SHELL complete commands, options, names and trial ids.
+
+        \b
+        eval "$({program} completion bash)"      # in ~/.bashrc
+        eval "$({program} completion zsh)"       # in ~/.zshrc
+        {program} completion fish > ~/.config/fish/completions/{program}.fish
+        """,
+    )
+    @click.argument("shell", type=click.Choice(SHELLS))
+    @click.pass_context
+    def completion(context: click.Context, shell: str) -> None:
+        script = get_completion_class(shell)
+        assert script is not None
+        click.echo(script(context.find_root().command, {}, program, f"_{program}_COMPLETE".upper()).source())
+
+    return completion
 
 
 def names(kind: str) -> Complete:

@@ -125,7 +125,7 @@ def init(data_name: str, output: str | None, form: str, **columns: Any) -> None:
 
     file = Path(output or f"{slug(data_name)}.toml")
     if file.suffix != ".toml":
-        raise ValueError(f"a grid file ends in .toml, got {str(file)!r}")
+        raise ValueError(f"a grid file must end in .toml, got {str(file)!r}")
     if file.exists():
         raise ValueError(f"{str(file)!r} is there already: --output FILE.toml names another, or delete it")
     text = grid_file(Asked(data_name, **columns), file.parent)

@@ -38,7 +38,7 @@ def doctor(folder: str, with_ray: bool, form: str) -> None:
             line = Text.assemble((f"{check.level:5}", STYLES[check.level]), f"{check.name:18} {check.found}")
             out.print(line, soft_wrap=True)
             if check.fix:
-                out.print(Text(f"     {'':18} fix: {check.fix}"), soft_wrap=True)
+                out.print(Text(f"{'':23} fix: {check.fix}"), soft_wrap=True)
     failed = [check for check in found if check.level == FAIL]
     if form == "json":
         print_json({"ok": not failed, "checks": [asdict(check) for check in found]})

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sweeper.chart import Axis, Chart, Mark, Series
 from sweeper.contest import Contest, Standing
@@ -112,29 +113,38 @@ def front(points: Sequence[tuple[float, float]], lower_is_better: bool = True) -
     return kept
 
 
-def curves(contest: Contest, styles: Styles) -> Chart | None:
-    """Return the valid score over steps, mean over seeds, of each strategy's best setting."""
+def curves(contest: Contest, styles: Styles, against: Literal["step", "seconds"] = "step") -> Chart | None:
+    """Return the valid score over steps or over seconds, mean over seeds, of each strategy's best setting."""
     series = []
     for strategy, line in [*contest.best_of().items()][:MOST_LINES]:
-        at: dict[float, list[float]] = {}
+        at: dict[float, list[Mapping[str, float]]] = {}
         for trial in line.trials:
             for point in trial.curve:
-                if "valid_score" in point and "step" in point:
-                    at.setdefault(point["step"], []).append(100 * point["valid_score"])
-        whole = {step: statistics.fmean(own) for step, own in sorted(at.items()) if len(own) == len(line.trials)}
-        marks = tuple(Mark(x, y, f"{strategy}: {y:.1f} points after {x:g} steps") for x, y in whole.items())
+                if {"valid_score", "step", "seconds"} <= point.keys():
+                    at.setdefault(point["step"], []).append(point)
+        whole = [own for _, own in sorted(at.items()) if len(own) == len(line.trials)]
+        places = [
+            (statistics.fmean(point[against] for point in own), 100 * statistics.fmean(p["valid_score"] for p in own))
+            for own in whole
+        ]
+        marks = tuple(
+            Mark(x, y, f"{strategy}: {y:.1f} points after {seconds(x) if against == 'seconds' else f'{x:g} steps'}")
+            for x, y in places
+        )
         if len(marks) > 1:
             series.append(Series(strategy, styles[strategy], marks, joined=True))
     if not series:
         return None
     ends = "; ".join(f"{own.name} {own.marks[0].y:.1f} to {own.marks[-1].y:.1f}" for own in series)
+    in_time = against == "seconds"
     return Chart(
-        "learning_curves",
-        "Validation score while training",
-        Axis("optimizer steps", "{:g}".format),
+        "learning_seconds" if in_time else "learning_curves",
+        f"Validation score over {'seconds' if in_time else 'steps'}",
+        Axis("seconds of training", seconds) if in_time else Axis("optimizer steps", "{:g}".format),
         Axis("valid score, points", _points),
         tuple(series),
         f"From the first evaluation to the last: {ends}.",
+        better="left" if in_time else None,
     )
 
 
@@ -224,7 +234,8 @@ def overview(found: Sequence[Standing], styles: Styles) -> Chart:
 def all_figures(contest: Contest, found: Sequence[Profile], styles: Styles) -> list[Chart]:
     """Return the figures of one situation that its rows allow."""
     made = [pareto(contest, cost, styles) for cost in COSTS]
-    made += [ranks(contest, styles), curves(contest, styles), rates(contest, found, styles)]
+    made += [ranks(contest, styles), rates(contest, found, styles)]
+    made += [curves(contest, styles), curves(contest, styles, "seconds")]
     return [chart for chart in made if chart is not None]
 
 

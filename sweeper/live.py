@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
 def shown_live(store: ResultsStore, talk: Console) -> Iterator[LivePage]:
     """Serve the page of a store meanwhile; who looks at it at the end sees the end."""
     with LivePage(store) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
         say(talk, f"Live: {server.link}")
         try:
             yield server

@@ -48,7 +48,7 @@ def whole_page(news: str) -> str:
             Markup('<noscript><meta http-equiv="refresh" content="5"></noscript>'),
             element(
                 "p",
-                "Nothing answers any more: the launch, or what served this page, has ended. Below is what it last said.",
+                "Nothing answers any more: the launch, or what served this page, has ended. Below is its last word.",
                 id="lost",
                 class_="panel warn",
                 role="status",
@@ -147,7 +147,7 @@ def _curve(points: Sequence[Sequence[float]], low: float, high: float) -> Markup
 def _failures(failures: Sequence[Mapping[str, str]]) -> Markup:
     rows = [(one["trial_id"], one["model"], one["strategy"], one["status"], one["reason"]) for one in failures]
     return table(
-        ("trial", "model", "strategy", "status", "reason"), rows, caption="Trials that did not end well", numbers=False
+        ("trial", "model", "strategy", "status", "reason"), rows, caption="Trials that did not end well", words=5
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.results import ResultsStore, to_frame
 from sweeper.spec import Status, TrialResult, TrialSpec
@@ -117,6 +117,28 @@ def rows_of(rows: Sequence[TrialResult], trials: Sequence[TrialSpec]) -> list[Tr
     """Return the rows that are of these trials."""
     wanted = {trial.trial_id for trial in trials}
     return [row for row in rows if row.trial_id in wanted]
+
+
+def filtered(results: Sequence[TrialResult], filters: Mapping[str, Any]) -> list[TrialResult]:
+    """Return the rows that fit all filters that are set; a value that no row has is a mistake.
+
+    Args:
+        results: Rows of one store.
+        filters: Names of fields of a spec, or ``status``; ``None`` lets everything through.
+
+    Raises:
+        ValueError: no row has such a value.
+    """
+    for name, value in filters.items():
+        if value is None:
+            continue
+        known = {result.status.value if name == "status" else getattr(result.spec, name) for result in results}
+        if value not in known and name != "status":
+            from sweeper.suggest import no_such
+
+            raise no_such(f"{name} in this store", value, map(str, known))
+        results = [r for r in results if value == (r.status.value if name == "status" else getattr(r.spec, name))]
+    return list(results)
 
 
 def serve_command(outcome: Outcome) -> str | None:

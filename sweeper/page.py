@@ -30,7 +30,7 @@ footer { padding-top: 1rem; padding-bottom: 2rem; border-top: 1px solid var(--li
   font-size: .875rem; }
 h1, h2, h3, h4 { line-height: 1.25; margin: 2rem 0 .5rem; text-wrap: balance; overflow-wrap: anywhere; }
 h1 { font-size: 1.75rem; margin: .25rem 0; letter-spacing: -.01em; }
-h2 { font-size: 1.35rem; }
+h2 { font-size: 1.35rem; scroll-margin-top: .75rem; }
 h3 { font-size: 1.1rem; }
 h4 { font-size: 1rem; }
 p, ul, ol, dl { margin: .5rem 0; max-width: 48rem; }

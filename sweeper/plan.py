@@ -53,7 +53,9 @@ class Plan:
         packs: That train together.
         alone: Trials that are faster one after the other.
         workers: Packs that train at the same time.
-        seconds: From the command to its last line.
+        seconds: From the command to its last line, on a machine as busy as it is now.
+        cpu_seconds: What all packs together need of a CPU.
+        share: Of a CPU, what a worker gets now: less than 1 where others are busy.
         worker_bytes: Peak memory of the process that trains the largest pack, as its rows have it; on a GPU, of the
             device.
         memory_bytes: Of all processes together; on a GPU, of one device.
@@ -70,6 +72,8 @@ class Plan:
     alone: int
     workers: int
     seconds: Range
+    cpu_seconds: float
+    share: float
     worker_bytes: Range
     memory_bytes: Range
     disk_bytes: Mapping[str, int]
@@ -158,16 +162,16 @@ def plan(
                 told(len(found) + len(troubles), len(kinds))
         others_bytes = tree_bytes(without=[process for process, _ in about])
     lost = {name for name, _ in troubles}
-    paces = {
-        name: found.get(name) or _alike(first, firsts, found) for name, first in firsts.items() if name not in lost
-    }
+    paces = {name: found.get(name) or alike(first, firsts, found) for name, first in firsts.items() if name not in lost}
     made = {(one.model, one.task, one.n_train, one.seed) for one in (firsts[name][0] for name in found)}
-    day = _Day(paces, workers, start, made)
+    day = Day(paces, workers, start, made)
     for pack in packs:
         if kind_of(pack) not in lost:
             day.train(pack)
     seconds = day.end + AROUND
-    unseen = sum(day.by_kind.get(name, 0.0) for name in paces if name not in found) / (sum(day.by_kind.values()) or 1.0)
+    spent = sum(day.by_kind.values()) or 1.0
+    cpu_seconds = sum(spent * paces[name].share for name, spent in day.by_kind.items())
+    unseen = sum(day.by_kind.get(name, 0.0) for name in paces if name not in found) / spent
 
     device = max((size for _, size in about), default=0)
     largest = max((pace.row_peak_bytes for pace in paces.values()), default=0)
@@ -182,6 +186,8 @@ def plan(
         alone=sum(len(pack) for pack in packs if len(pack) > 1 and (p := paces.get(kind_of(pack))) and p.members == 1),
         workers=workers,
         seconds=_range(seconds, TIME_BAND, unseen),
+        cpu_seconds=cpu_seconds,
+        share=cpu_seconds / spent,
         worker_bytes=_range(largest, MEMORY_BAND, unseen),
         memory_bytes=_range(memory, MEMORY_BAND, unseen),
         disk_bytes=disk,
@@ -242,7 +248,7 @@ def _in_turn(packs: Mapping[str, Sequence[TrialSpec]]) -> list[str]:
     return early + late
 
 
-def _alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], found: Mapping[str, Pace]) -> Pace:
+def alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], found: Mapping[str, Pace]) -> Pace:
     """Return the pace of a pack that was not rehearsed, from those that were.
 
     That of its strategy on another task, as much slower as the task is: by its test rows and points of the curve.
@@ -267,7 +273,7 @@ def _alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], 
 
 
 @dataclass
-class _Day:
+class Day:
     """Workers that take packs one after the other, as Ray Tune hands them out.
 
     Attributes:

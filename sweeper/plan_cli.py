@@ -24,6 +24,9 @@ OPTIONS = (
     *("cpus", "gpus_per_trial", "max_concurrent", "pack", "keep_weights", "form"),
 )
 
+BUSY = 0.8
+"""Of a CPU; a worker that gets less shares it with others."""
+
 
 @click.command()
 @click.pass_context
@@ -90,6 +93,11 @@ def _print(grid: str, found: Plan) -> None:
         f"disk     {size_in_words(sum(found.disk_bytes.values()))}: {disk}\n"
         "Ranges hold 9 of 10 sweeps on a machine as busy as now."
     )
+    if found.share < BUSY:
+        alone = time_in_words(found.seconds.expected * found.share)
+        click.echo(
+            f"It is busy: a worker gets {100 * found.share:.0f} % of a CPU. With nothing else to do: about {alone}."
+        )
     if len(found.slowest) > 1:
         click.echo("Most of the time, of all workers together:")
         for what, seconds in found.slowest:

@@ -43,8 +43,8 @@ class SweepProgress:
     printed: int = 0
 
     def __post_init__(self) -> None:
-        self.started = self.clock()
-        self.last_line = self.started
+        self.started = self.last_line = self.clock()
+        self.began: float | None = None
         self.leaders = Leaders() if self.reporter is None else self.reporter.leaders
         self.live: Live | None = None
         if self.console.is_terminal:
@@ -62,6 +62,8 @@ class SweepProgress:
 
     def start(self, trials: int) -> None:
         """Count trials as running."""
+        if self.began is None:
+            self.began = self.clock()  # what was before, workers' start, does not come again
         self.running += trials
         self._tell([])
 
@@ -118,7 +120,7 @@ class SweepProgress:
         """Return the expected rest of the sweep; ``None`` while nothing is known."""
         if not self.done or self.done == self.total:
             return None
-        elapsed = self.clock() - self.started
+        elapsed = self.clock() - (self.started if self.began is None else self.began)
         return elapsed / self.done * (self.total - self.done)
 
     def _tell(self, results: list[TrialResult]) -> None:

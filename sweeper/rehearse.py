@@ -41,6 +41,7 @@ class Pace:
 
     Attributes:
         members: Trials that train together: 1 where they are faster one after the other.
+        share: Of a CPU, how much this process got meanwhile: less than 1 where others were busy.
         cold: Once a worker: what is imported and read when it first sees a model and task.
         planning: Once a worker: to find out whether training together pays.
         source: Once a seed: the source model, unless it is there.
@@ -59,6 +60,7 @@ class Pace:
     """
 
     members: int
+    share: float = 1.0
     cold: float = 0.0
     planning: float = 0.0
     source: float = 0.0
@@ -94,8 +96,11 @@ class Rehearsal:
             Exception: whatever would end a trial, memory that is not there among it.
         """
         while True:  # as `sweeper.trial.run_planned` does
+            wall, cpu = time.perf_counter(), time.process_time()
             try:
-                return self._pace(specs, plan)
+                pace = self._pace(specs, plan)
+                share = (time.process_time() - cpu) / (time.perf_counter() - wall)
+                return replace(pace, share=1.0 if torch.cuda.is_available() else min(1.0, share))
             except CannotPackError:
                 if len(specs) == 1:
                     raise

@@ -11,7 +11,7 @@ from sweeper.chart import Chart
 from sweeper.contest import Contest, Situation, Standing, contests, situation_of, standings
 from sweeper.figures import Styles, all_figures, overview
 from sweeper.page import element, join, page
-from sweeper.report_overview import over_all, what_won
+from sweeper.report_overview import over_all
 from sweeper.report_situation import anchor, section
 from sweeper.sensitivity import profiles
 from sweeper.spec import TrialResult
@@ -50,7 +50,8 @@ nav ul { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap
     + "".join(f".h{k}{{background:color-mix(in srgb,var(--accent) {5 * k}%,var(--paper))}}\n" for k in range(1, 10))
     + """
 @media (max-width: 60rem) { .pair { grid-template-columns: minmax(0, 1fr); } }
-@media (max-width: 40rem) { nav { padding: 0 1rem; } .facts { gap: .6rem; grid-template-columns: 1fr; }
+@media (max-width: 40rem) { nav { padding: 0 1rem; } nav ul { flex-wrap: nowrap; overflow-x: auto; gap: 1.1rem;
+  white-space: nowrap; padding-bottom: .25rem; } .facts { gap: .6rem; grid-template-columns: 1fr; }
   .facts dd.big { font-size: 1.1rem; margin: 0; } .facts dd { font-size: .8125rem; } }
 @media print { .h1, .h2, .h3, .h4, .h5, .h6, .h7, .h8, .h9 {
   print-color-adjust: exact; } }
@@ -140,14 +141,6 @@ def report_html(
         footer=f"Written by sweeper {__version__}. Nothing in this file loads anything from elsewhere.",
         style=SVG_STYLE + STYLE,
     )
-
-
-def notebook_html(rows: Sequence[TrialResult]) -> str:
-    """Return what won each situation as a plain table, for a notebook's ``_repr_html_``: it brings no style."""
-    found = contests(summarise(rows))
-    if not found:
-        return str(element("p", f"{_counts(rows, found)}, none of them complete."))
-    return str(join([element("p", f"{_counts(rows, found)}."), what_won(found, links=False)]))
 
 
 def charts_of(rows: Sequence[TrialResult]) -> dict[str, list[Chart]]:

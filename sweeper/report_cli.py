@@ -11,7 +11,18 @@ from typing import TypeVar
 
 import click
 
-from sweeper.printing import console, report_damage, results_option
+from sweeper.completion import names, stored
+from sweeper.outcome import filtered, rows_of
+from sweeper.printing import (
+    console,
+    format_option,
+    is_quiet,
+    print_json,
+    report_damage,
+    results_option,
+    size_in_words,
+    tell,
+)
 from sweeper.results import read_store
 
 T = TypeVar("T")
@@ -19,9 +30,15 @@ T = TypeVar("T")
 
 @click.command()
 @results_option
-@click.option("--grid", "grid_name", metavar="NAME|FILE.toml", help="Only the trials of this grid.")
-@click.option("--model", help="Only this model.")
-@click.option("--task", help="Only this task.")
+@click.option(
+    "--grid",
+    "grid_name",
+    metavar="NAME|FILE.toml",
+    help="Only the trials of this grid.",
+    shell_complete=names("grid"),
+)
+@click.option("--model", metavar="NAME", help="Only this model.", shell_complete=stored("model"))
+@click.option("--task", metavar="NAME", help="Only this task.", shell_complete=stored("task"))
 @click.option(
     "--output",
     default="report.html",
@@ -35,8 +52,15 @@ T = TypeVar("T")
     metavar="DIR",
     help="Write each figure there too, as SVG and as PNG.",
 )
+@format_option
 def report(
-    folder: str, grid_name: str | None, model: str | None, task: str | None, output: Path, figures: Path | None
+    folder: str,
+    grid_name: str | None,
+    model: str | None,
+    task: str | None,
+    output: Path,
+    figures: Path | None,
+    form: str,
 ) -> None:
     """Write one self-contained HTML file: which strategy, by how much, how sure, at what cost.
 
@@ -53,27 +77,17 @@ def report(
         raise ValueError(f"there is no folder {str(output.parent)!r} to write {output.name!r} into")
     contents = read_store(folder)
     report_damage(contents, console(stderr=True))
-    rows, question = contents.results, ""
-    if not rows:
+    if not contents.results:
         raise ValueError(f"no trial in {folder!r}. `sweeper launch --grid smoke` makes some")
-    for name, wanted in (("model", model), ("task", task)):
-        if wanted is None:
-            continue
-        known = {getattr(row.spec, name) for row in rows}
-        if wanted not in known:
-            from sweeper.suggest import no_such
-
-            raise no_such(f"{name} in this store", wanted, known)
-        rows = [row for row in rows if getattr(row.spec, name) == wanted]
+    rows, question = filtered(contents.results, {"model": model, "task": task}), ""
     if grid_name is not None:
         from sweeper.grid import load_grid
 
         grid = load_grid(grid_name)
-        wanted_ids, question = {trial.trial_id for trial in grid.trials}, grid.question
-        rows = [row for row in rows if row.trial_id in wanted_ids]
+        rows, question = rows_of(rows, grid.trials), grid.question
     if not rows:
         raise ValueError(
-            f"no trial in {folder!r} is of this choice. `sweeper show --results {folder}` lists what is there"
+            f"no trial in {folder!r} is of this choice. `sweeper show --results {folder}` lists what there is"
         )
     options = {
         "--results": folder if folder != "results" else None,
@@ -91,17 +105,21 @@ def report(
         watch=lambda them: _shown(them, "situations"),
     )
     _write(output, text)
-    click.echo(f"{len(rows):,} trials in {output} ({len(text.encode()) / 1000:,.0f} kB)", err=True)
+    size = len(text.encode())
+    tell(f"{len(rows):,} trials in {output} ({size_in_words(size)})")
+    written = 0
     if figures is not None:
         from sweeper.figure_files import named_charts, write_figures
 
         written = write_figures(_shown(named_charts(charts_of(rows)), "figures"), figures)
-        click.echo(f"{written} figures in {figures}", err=True)
+        tell(f"{written} figures in {figures}")
+    if form == "json":
+        print_json({"file": str(output), "bytes": size, "trials": len(rows), "figures": written})
 
 
 def _shown(them: Sequence[T], what: str) -> Iterable[T]:
     """Return things to iterate over with a progress bar, where somebody looks on."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or is_quiet():
         return them
     from rich.progress import track
 

@@ -54,7 +54,7 @@ def over_all(found: Sequence[Contest], ranked: Sequence[Standing], styles: Style
                 class_="pair",
             ),
             element("h2", "Situations", id="situations"),
-            what_won(found),
+            _what_won(found),
         ]
     )
 
@@ -112,15 +112,15 @@ def _cheaper(first: Standing, ranked: Sequence[Standing]) -> list[str]:
     return [f"{own.strategy} trains {100 * own.median(_share):.2g} %{saved}, losing {100 * own.mean_lost:.1f}"]
 
 
-def what_won(found: Sequence[Contest], links: bool = True) -> Markup:
+def _what_won(found: Sequence[Contest]) -> Markup:
     """Return a line for each situation: what is best in it, by how much and at what cost."""
     rows = []
     for contest in found:
         model, task, n_train, steps = contest.situation
-        name, gap = f"{model} on {task}", contest.over_runner_up
+        gap = contest.over_runner_up
         rows.append(
             [
-                element("a", name, href=f"#{anchor(contest.situation)}") if links else name,
+                element("a", f"{model} on {task}", href=f"#{anchor(contest.situation)}"),
                 setting(contest.winner, contest),
                 f"{n_train:,}",
                 f"{steps:,}",

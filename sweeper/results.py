@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import secrets
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,8 @@ from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 MARKER = "store.json"
@@ -98,14 +102,17 @@ class ResultsStore:
                 )
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise ValueError(f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder")
+                raise ValueError(
+                    f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder. Name another "
+                    "place"
+                )
         elif names is None or any(not name.startswith(_UNFINISHED) for name in names):
             raise ValueError(
                 f"{self.name!r} is not a results store (it has no {MARKER}). "
                 "Name a store, or a folder that is empty or does not exist yet"
             )
         elif not create:
-            raise ValueError(f"{self.name!r} is an empty folder, not a results store")
+            raise ValueError(f"{self.name!r} is an empty folder, not a results store: `sweeper launch` makes one of it")
 
     @property
     def is_remote(self) -> bool:
@@ -118,9 +125,14 @@ class ResultsStore:
             content = json.loads(self.disk.read(marker, MOST_MARKER))
             found, schema = content["format"], int(content["schema"])
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
-            raise ValueError(f"{self.name!r} is not a results store: {MARKER} is not readable ({error})") from None
+            raise ValueError(
+                f"{self.name!r} is not a results store: {MARKER} is not readable ({error}). Name another folder, or "
+                "mend it"
+            ) from None
         if found != FORMAT:
-            raise ValueError(f"{self.name!r} is not a results store: its format is {found!r}, not {FORMAT!r}")
+            raise ValueError(
+                f"{self.name!r} is not a results store: its format is {found!r}, not {FORMAT!r}. Name another folder"
+            )
         if schema > SCHEMA:
             raise ValueError(
                 f"{self.name!r} has schema {schema}, this version reads up to {SCHEMA}: "
@@ -222,7 +234,7 @@ Newest = dict[str, tuple[tuple[int, str], TrialResult]]
 
 def _read_folders(folders: Iterable[Path], disk: Disk) -> Contents:
     """Return the row that counts of each trial in these folders, and what was damaged."""
-    folders = [*folders]
+    folders, started = [*folders], time.monotonic()
     for _ in range(TRIES):
         contents, newest = Contents(), Newest()
         for folder in folders:
@@ -230,6 +242,9 @@ def _read_folders(folders: Iterable[Path], disk: Disk) -> Contents:
         if not contents.vanished:  # else a compaction was at work: what is gone stands elsewhere now
             break
     contents.results = [result for _, result in newest.values()]
+    files = sum(len(row_files(folder, disk)) for folder in folders) if log.isEnabledFor(logging.DEBUG) else 0
+    where = ", ".join(map(str, folders))
+    log.debug("%d trials in %d files of %s, in %.2f s", len(newest), files, where, time.monotonic() - started)
     return contents
 
 

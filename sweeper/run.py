@@ -344,6 +344,6 @@ def _run_all(
     if without and (len(without) > len(todo) - progress.done or until is None or time.time() < until):
         raise OSError(
             f"only {len(todo) - len(without)} of {len(todo)} trials have a row in {store.name!r}; "
-            "the same command runs the missing ones"
+            "run the same command again for the missing ones"
         )
     return Counter(progress.counts)

@@ -242,7 +242,9 @@ class Reporter:
 
 
 @contextlib.contextmanager
-def reporting(store: ResultsStore, launch: str, grid: str, question: str, until: float | None) -> Iterator[Reporter]:
+def reporting(
+    store: ResultsStore, launch: str, grid: str, question: str, until: float | None = None
+) -> Iterator[Reporter]:
     """Report on a launch, and at its end what it came to."""
     reporter = Reporter(store, launch, grid, question, until)
     try:
@@ -284,7 +286,7 @@ def _as_it_is(store: ResultsStore, one: Standing) -> Standing:
 
 
 def is_running(store: ResultsStore, one: Standing) -> bool:
-    """Return whether a launch that says so still runs: by the lock on its record, elsewhere by its last sign of life."""
+    """Return whether a launch that says so still runs: by the lock on its record, else by its last sign of life."""
     record = store.path / f"launch-{one.launch}.json"
     if one.host == socket.gethostname() and store.disk.appends:
         return record.exists() and store.disk.in_use(record)

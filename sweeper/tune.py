@@ -44,6 +44,8 @@ from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.sweep import Listener, Sweep
 from sweeper.trial import run_planned
 
+log = logging.getLogger(__name__)
+
 SIGNS = {
     Status.PREEMPTED: ("node has died", "node died", "was preempted", "is unavailable"),
     Status.OUT_OF_MEMORY: ("OutOfMemoryError", "running low on memory"),
@@ -238,7 +240,7 @@ def launch(
                     raise
                 raise OSError(
                     f"{store.name!r} takes no more rows ({reason(sweep.refused)}). Those it has are intact; "
-                    "the same command goes on from there"
+                    "launch again to go on from there"
                 ) from None
             numbers, sweep.again = sweep.again, []
 
@@ -343,6 +345,7 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
             )
         else:
             _connect(address, quiet)
+    log.debug("Ray %s at %s: %s", ray.__version__, address or "this machine", ray.cluster_resources())
     try:
         yield
     finally:

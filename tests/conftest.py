@@ -62,15 +62,15 @@ Called = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    """Run `sweeper`, or `advisor`, in this process, which is quicker, and return exit code, stdout and stderr."""
-    from advisor.cli import cli as advisor
-    from sweeper.cli import cli as sweeper
+    """Run `sweeper` or `advisor` in this process, which is quicker; return exit code, stdout and stderr."""
+    from advisor.cli import cli as advisor_cli
+    from sweeper.cli import cli as sweeper_cli
     from sweeper.command import run as run_command
 
-    def call(*args: str, name: str = "sweeper") -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", [name, *args])
+    def call(*args: str, program: str = "sweeper") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [program, *args])
         with pytest.raises(SystemExit) as ended:
-            run_command(advisor if name == "advisor" else sweeper, name)
+            run_command({"sweeper": sweeper_cli, "advisor": advisor_cli}[program], program)
         said = capsys.readouterr()
         return int(str(ended.value.code)), said.out, said.err
 

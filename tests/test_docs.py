@@ -63,7 +63,7 @@ def test_the_output_below_a_command_is_its_output(
     monkeypatch.chdir(tmp_path)
     name, *arguments = shlex.split(line)
     if name in ("sweeper", "advisor"):
-        code, printed, talk = called(*arguments, name=name)
+        code, printed, talk = called(*arguments, program=name)
     else:
         done = command(name, *arguments)
         code, printed, talk = done.returncode, done.stdout, done.stderr

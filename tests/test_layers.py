@@ -30,9 +30,15 @@ LIGHT = {
     "sweeper.early_stop",
     "sweeper.safe_json",
 }
-COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan", "plan_cli")
+MANNERS = {"sweeper.command", "sweeper.completion", "sweeper.printing"}
+COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan")
 ANSWER = ("situation", "rules", "evidence", "portfolio", "feasible", "recommend", "report", "explain", "first")
 ADVICE = {f"advisor.{name}" for name in (*ANSWER, *COSTS)}
+
+# The files of single commands: parse, call, print.
+COMMANDS = {
+    f"{folder.name}.{file.stem}" for folder in (ROOT / "sweeper", ROOT / "advisor") for file in folder.glob("*_cli.py")
+}
 
 # Module (or package, with a trailing dot) -> project modules that it may import at its top. What is not
 # named here may import anything below it; the first entry that fits counts.
@@ -57,40 +63,43 @@ MAY_IMPORT = {
         "advisor.situation",
         "advisor.table",
     },
-    "advisor.cli": ADVICE | LIGHT | {"advisor.next_cli", "advisor.options", "sweeper.command", "sweeper.printing"},
-    "advisor.next_cli": ADVICE | LIGHT | {"advisor.options"},
-    "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
+    "advisor.cli": ADVICE | LIGHT | MANNERS | COMMANDS | {"advisor.options", "advisor.emit.tools"},
+    "advisor.emit_cli": ADVICE | LIGHT | MANNERS | {"advisor.emit.tools", "advisor.options"},
+    "advisor.report_cli": ADVICE | LIGHT | MANNERS | {"advisor.options"},
+    "advisor.emit.grid": ADVICE | {"advisor.contenders", "advisor.next_trials", "advisor.own"},
+    "advisor.emit.": ADVICE | LIGHT | {"advisor.emit"},
+    "advisor.regret": LIGHT,
+    "advisor.chart": {"sweeper.page"},
+    "advisor.page_parts": ADVICE | {"advisor.regret", "sweeper.page"},
+    "advisor.page": ADVICE | LIGHT | {"advisor.chart", "advisor.page_parts", "sweeper.page"},
+    "advisor.estimator": ADVICE | LIGHT | {"advisor.fit"},
+    "advisor.next_cli": ADVICE | LIGHT | MANNERS | {"advisor.options"},
+    "advisor.options": ADVICE | LIGHT | MANNERS | {"sweeper.data_cli"},
+    "advisor.plan_cli": ADVICE | LIGHT | MANNERS,
     "sweeper.printing": LIGHT,
-    "sweeper.store_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.launch_cli": LIGHT
-    | {"sweeper.data_cli", "sweeper.loggers", "sweeper.printing", "sweeper.request", "sweeper.run"},
+    "sweeper.command": {"sweeper", "sweeper.printing", "sweeper.completion", "sweeper.schema_cli"},
+    "sweeper.completion": LIGHT,
+    "sweeper.schema_cli": {"sweeper.suggest"},
+    "sweeper.store_cli": LIGHT | MANNERS,
+    "sweeper.launch_cli": LIGHT | MANNERS | {"sweeper.data_cli", "sweeper.loggers", "sweeper.request", "sweeper.run"},
     "sweeper.request": LIGHT | {"sweeper.loggers", "sweeper.printing"},
-    "sweeper.run": LIGHT | {"sweeper.loggers", "sweeper.outcome", "sweeper.printing", "sweeper.request"},
+    "sweeper.run": LIGHT
+    | {"sweeper.standing", "sweeper.loggers", "sweeper.outcome", "sweeper.printing", "sweeper.request"},
     "sweeper.loggers": LIGHT,
-    "sweeper.export_cli": LIGHT | {"sweeper.loggers", "sweeper.printing"},
+    "sweeper.export_cli": LIGHT | MANNERS | {"sweeper.loggers"},
     "sweeper.outcome": LIGHT | {"sweeper.summary"},
-    "sweeper.cli": LIGHT
-    | {
-        "sweeper.command",
-        "sweeper.adapters_cli",
-        "sweeper.data_cli",
-        "sweeper.export_cli",
-        "sweeper.import_cli",
-        "sweeper.launch_cli",
-        "sweeper.outcome",
-        "sweeper.printing",
-        "sweeper.report_cli",
-        "sweeper.store_cli",
-        "sweeper.submit_cli",
-    },
+    "sweeper.cli": LIGHT | MANNERS | COMMANDS | {"sweeper.outcome"},
     "sweeper.page": set(),
     "sweeper.chart": set(),
     "sweeper.contest": LIGHT | {"sweeper.summary"},
     "sweeper.sensitivity": LIGHT | {"sweeper.summary"},
-    "sweeper.report_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.import_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.submit_cli": LIGHT | {"sweeper.errors", "sweeper.launch_cli", "sweeper.printing"},
-    "sweeper.data_cli": LIGHT,
+    "sweeper.report_cli": LIGHT | MANNERS | {"sweeper.outcome"},
+    "sweeper.doctor": {"sweeper.disk"},
+    "sweeper.doctor_cli": MANNERS,
+    "sweeper.validate_cli": MANNERS,
+    "sweeper.import_cli": LIGHT | MANNERS,
+    "sweeper.submit_cli": LIGHT | MANNERS | {"sweeper.errors", "sweeper.launch_cli"},
+    "sweeper.data_cli": LIGHT | MANNERS,
     "sweeper.own_data": {
         "sweeper.fetch",
         "sweeper.models.base",
@@ -100,7 +109,7 @@ MAY_IMPORT = {
         "sweeper.tasks.rows",
         "sweeper.work",
     },
-    "sweeper.adapters_cli": LIGHT | {"sweeper.printing"},
+    "sweeper.adapters_cli": LIGHT | MANNERS,
     "sweeper.models.": {
         "sweeper.models",
         "sweeper.errors",
@@ -193,8 +202,8 @@ def test_imports_follow_the_table(name: str) -> None:
     everything = imported([node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)])
     if name.startswith("sweeper"):
         assert not any(module.split(".")[0] == "advisor" for module in everything), "sweeper never imports advisor"
-    if name not in ("sweeper.tune", "sweeper.submit_cli"):
-        assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for all"
+    if name not in ("sweeper.tune", "sweeper.plan", "sweeper.submit_cli"):
+        assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for a launch, sweeper.plan for its rehearsal"
     if name in LIGHT | ADVICE | {
         "sweeper.cli",
         "sweeper.launch_cli",
@@ -203,12 +212,22 @@ def test_imports_follow_the_table(name: str) -> None:
         "sweeper.outcome",
         "sweeper.loggers",
         "sweeper.export_cli",
-        "sweeper.printing",
+        *MANNERS,
         "sweeper.adapters_cli",
         "sweeper.data_cli",
+        "sweeper.doctor",
+        "sweeper.doctor_cli",
+        "sweeper.validate_cli",
         "advisor.cli",
+        "advisor.plan_cli",
         "advisor.next_cli",
         "advisor.options",
+        "advisor.emit_cli",
+        "advisor.report_cli",
+        "advisor.page",
+        "advisor.page_parts",
+        "advisor.chart",
+        "advisor.regret",
     }:
         assert not HEAVY & {module.split(".")[0] for module in imported(tree.body)}
     assert not {"pickle", "cPickle", "joblib", "dill", "cloudpickle"} & everything, "nothing is pickled"
@@ -222,6 +241,8 @@ def test_imports_follow_the_table(name: str) -> None:
         "from advisor.cli import cli; cli(['plan', '--model-params', '7B', '--device', 'l4'], standalone_mode=False)",
         "from sweeper.cli import cli; cli(['--help'], standalone_mode=False)",
         "import sweeper",
+        "from advisor.cli import cli; cli(['recommend', '--large-model', '--emit', 'trl'], standalone_mode=False)",
+        "from advisor.cli import cli; cli(['report', '--large-model'], standalone_mode=False)",
     ],
 )
 def test_start_up_loads_nothing_heavy(call: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from advisor.emit.job import EPOCHS, LOW_RANK, MAX_TOKENS, WARMUP, Job, header, modules, require, to_yaml, whole
 
 
@@ -10,7 +12,7 @@ def emit(job: Job) -> str:
     settings = dict.fromkeys(("rank", "alpha", "targets", "dropout", "dora"))
     require(job, "trl", ("full", *LOW_RANK), {**settings, "scaling": ("rslora",), "double_quant": None})
     at_once, summed = job.rows
-    content = {
+    content: dict[str, Any] = {
         "model_name_or_path": job.model or "YOUR_MODEL",
         "dtype": "bfloat16" if job.bf16 else "float32",
         **({"datasets": [{"path": "csv", "data_files": job.data}]} if job.data else {"dataset_name": "YOUR_DATA"}),

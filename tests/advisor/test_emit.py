@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -273,7 +274,53 @@ def test_trl_trains_by_the_file(tmp_path: Path, encoder: Path) -> None:
     assert json.loads((tmp_path / "adapted" / "adapter_config.json").read_text())["r"] == 4
 
 
-# Tools that the project does not install: these run where they are. Without them `KEYS` holds what they accepted.
+# Tools that the project does not install. These tests run where they are; for elsewhere, what they accepted.
+
+ACCEPTED = {
+    "axolotl": {  # 0.19.0
+        *("base_model", "datasets", "output_dir", "sequence_len", "learning_rate", "lr_scheduler", "warmup_ratio"),
+        *("weight_decay", "optimizer", "micro_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
+        *("bf16", "max_steps", "num_epochs", "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_linear"),
+        *("lora_target_modules", "load_in_4bit", "bnb_config_kwargs", "peft_use_dora", "peft_use_rslora"),
+        *("peft_init_lora_weights", "loraplus_lr_ratio"),
+    },
+    "llama-factory": {  # 0.9.5
+        *("model_name_or_path", "stage", "do_train", "finetuning_type", "dataset_dir", "dataset", "template"),
+        *("cutoff_len", "output_dir", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "bf16"),
+        *("per_device_train_batch_size", "gradient_accumulation_steps", "disable_gradient_checkpointing"),
+        *("max_steps", "num_train_epochs", "freeze_trainable_layers", "lora_rank", "lora_alpha", "lora_dropout"),
+        *("lora_target", "quantization_method", "quantization_bit", "double_quantization", "use_dora", "use_rslora"),
+        *("pissa_init", "loraplus_lr_ratio"),
+    },
+    "torchtune": {  # 0.6.1
+        *("output_dir", "model", "tokenizer", "checkpointer", "resume_from_checkpoint", "dataset", "seed", "shuffle"),
+        *("batch_size", "gradient_accumulation_steps", "optimizer", "lr_scheduler", "loss", "epochs", "compile"),
+        *("max_steps_per_epoch", "clip_grad_norm", "device", "dtype", "enable_activation_checkpointing"),
+        *("enable_activation_offloading", "metric_logger", "log_every_n_steps", "log_peak_memory_stats"),
+        *("save_adapter_weights_only", "optimizer_in_bwd"),
+    },
+}
+
+
+@pytest.mark.parametrize("tool", ACCEPTED)
+def test_no_key_that_a_tool_was_not_seen_to_accept(tool: str) -> None:
+    written = {key for wish in having(tool) for key in yaml.safe_load(emit(answer(wish), tool))}
+    assert written == ACCEPTED[tool]
+
+
+def test_one_s_own_rows_are_in_the_file(command: Command, tmp_path: Path) -> None:
+    pd.DataFrame(
+        {"words": [f"{text} {i}" for i, (text, _) in enumerate(REVIEWS)], "verdict": [v for _, v in REVIEWS]}
+    ).to_csv(tmp_path / "reviews.csv", index=False)
+    asked = ("advisor", "recommend", "--data", "reviews.csv", "--model", "minilm", "--emit")
+    done = command(*asked, "script", "--pick", "full")
+    assert done.returncode == 0, done.stderr
+    for said in ("default='reviews.csv'", "default='words'", "default='verdict'", "all-MiniLM-L6-v2"):
+        assert said in done.stdout
+    grid = command(*asked, "sweeper", "--output", "grid.toml")
+    assert grid.returncode == 0, grid.stderr
+    dry = command("sweeper", "launch", "--grid", "grid.toml", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
 
 
 @pytest.mark.slow

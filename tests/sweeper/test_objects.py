@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -17,6 +18,7 @@ import sweeper
 from sweeper import upkeep
 from sweeper.results import ResultsStore, read_store
 from sweeper.spec import Status
+from sweeper.standing import StoppedError, ask_to_stop, reporting, standings
 from sweeper.sweep import failed_row
 from tests.small import row, spec
 
@@ -63,6 +65,22 @@ def test_what_is_written_is_read_by_another_and_counts_once(url: str) -> None:
     assert not contents.damage
     assert len(sweeper.load_results(url)) == 3
     assert len(upkeep.row_files(first.path, first.disk)) == 3  # an object for each time something was written
+
+
+def test_a_launch_into_a_bucket_is_seen_and_stopped(url: str) -> None:
+    store = ResultsStore(url, create=True)
+    store.mark()
+    with contextlib.suppress(StoppedError), reporting(store, "a", "smoke", "?") as reporter:
+        reporter.every = 0.0
+        reporter.beat()
+        (seen,) = standings(ResultsStore(url))
+        assert (seen.grid, seen.state) == ("smoke", "running")
+        ask_to_stop(ResultsStore(url), seen)
+        reporter.beat()
+        pytest.fail("nobody heard")
+    (seen,) = standings(ResultsStore(url))
+    assert seen.state == "stopped"
+    assert store.disk.names(store.path) == ["standing-a.json", "store.json"]
 
 
 def test_stores_below_are_read_along_and_merged(url: str, tmp_path: Path) -> None:
