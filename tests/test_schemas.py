@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from sweeper.grid import load_grid
-from sweeper.launch_cli import rows_of
+from sweeper.outcome import rows_of
 from sweeper.results import ResultsStore, read_store
 from sweeper.trial import run_pack
 from tests import fuzz, small
@@ -35,6 +35,7 @@ EXAMPLES = [
     "sweeper show --results SHIPPED --per-class --grid weak_class",
     "sweeper show --results SHIPPED --samples --grid generation",
     "sweeper export out.csv --results own",
+    "sweeper export --to tensorboard board --results own",
     "sweeper import long.csv --results own",
     "sweeper init rows.csv",
     "sweeper data check rows.csv",
