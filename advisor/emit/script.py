@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from advisor.emit.job import EPOCHS, WARMUP, CannotSayError, Job, header, require
@@ -14,15 +15,11 @@ MAX_TOKENS = 256
 TEMPLATE = """
 import argparse, csv, random
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer{imports}
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup{imports}
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--data", {data}, help="a CSV with a column of texts and one of labels")
-parser.add_argument("--model", {model}, help="a folder, or a name on the Hub")
-parser.add_argument("--text", default={text!r})
-parser.add_argument("--label", default={label!r})
-parser.add_argument("--steps", type=int, default={steps})
-parser.add_argument("--output", default="adapted")
+for name, default in {options}:
+    parser.add_argument(f"--{{name}}", default=default, required=default is None, type=int if name == "steps" else str)
 args = parser.parse_args()
 random.seed(0), torch.manual_seed(0)
 with open(args.data, newline="", encoding="utf-8-sig") as file:
@@ -35,34 +32,33 @@ tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=len(names){load})
 model.config.pad_token_id = tokenizer.pad_token_id
 {adapt}
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-model.to(device)
+device = model.to("cuda" if torch.cuda.is_available() else "cpu").device
 
-def tensors(rows):
+def read(rows):
     texts = [text for text, _ in rows]
-    read = tokenizer(texts, truncation=True, max_length={max_tokens}, padding=True, return_tensors="pt")
-    return read.to(device), torch.tensor([names.index(label) for _, label in rows], device=device)
+    inputs = tokenizer(texts, truncation=True, max_length={max_tokens}, padding=True, return_tensors="pt").to(device)
+    return inputs, torch.tensor([names.index(label) for _, label in rows], device=device)
 
 {groups}
 optimizer = torch.optim.AdamW(groups, lr={lr!r}, weight_decay={weight_decay!r})
 steps = args.steps or max(1, {epochs} * len(train) // {batch})
-warmup = max(1, round({warmup} * steps))  # then the rate falls linearly to zero
-rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / warmup, (steps - step) / steps))
+rate = get_linear_schedule_with_warmup(optimizer, round({warmup} * steps), steps)
 model.train()
 for step in range(steps):
-    for _ in range({summed}):
-        inputs, labels = tensors(random.sample(train, min({at_once}, len(train))))
-        loss = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), labels)
-        (loss / {summed}).backward()
+{step}
     optimizer.step(), rate.step(), optimizer.zero_grad()
     print(f"step {{step + 1}} of {{steps}}: loss {{loss.item():.3f}}")
 model.eval()
 with torch.no_grad():
-    parts = [tensors(test[i : i + {at_once}]) for i in range(0, len(test), {at_once})]
+    parts = [read(test[i : i + {at_once}]) for i in range(0, len(test), {at_once})]
     right = sum((model(**inputs).logits.argmax(-1) == labels).sum().item() for inputs, labels in parts)
 model.save_pretrained(args.output), tokenizer.save_pretrained(args.output)
 print(f"test accuracy {{right / max(1, len(test)):.3f}} on {{len(test)}} rows; saved in {{args.output}}")
 """
+STEP = """
+inputs, labels = read(random.sample(train, min({at_once}, len(train))))
+loss = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), labels)
+{backward}"""
 
 
 def emit(job: Job) -> str:
@@ -95,28 +91,34 @@ def emit(job: Job) -> str:
         adapt += "\nmodel.gradient_checkpointing_enable()"
         adapt += "\nmodel.enable_input_require_grads()" if job.strategy not in OF_TORCH else ""
     at_once, summed = job.rows
+    options = {"data": job.data, "model": job.model, "text": job.text or "text", "label": job.label or "label"}
+    options |= {"steps": job.settings.get("steps", 0), "output": "adapted"}
     body = TEMPLATE.format(
         imports=imports,
-        data=f"default={job.data!r}" if job.data else "required=True",
-        model=f"default={job.model!r}" if job.model else "required=True",
-        text=job.text or "text",
-        label=job.label or "label",
-        steps=job.settings.get("steps", 0),
-        epochs=job.settings.get("epochs", EPOCHS),
+        options=[*options.items()],
         load=load,
         adapt=adapt,
         groups=groups,
         lr=job.lr,
         weight_decay=job.weight_decay,
         warmup=WARMUP,
+        epochs=job.settings.get("epochs", EPOCHS),
         max_tokens=MAX_TOKENS,
         batch=at_once * summed,
         at_once=at_once,
-        summed=summed,
+        step=_step(at_once, summed),
     )
     bits = " bitsandbytes" if job.strategy == "qlora" else ""
     needs = f"pip install torch transformers{' peft' if imports else ''}{bits}"
     return header(job, f"python FILE --data reviews.csv --model FOLDER   ({needs})") + body
+
+
+def _step(at_once: int, summed: int) -> str:
+    """Return the lines of a step: over one batch, or over some whose gradients are summed."""
+    if summed == 1:
+        return textwrap.indent(STEP.format(at_once=at_once, backward="loss.backward()").strip(), " " * 4)
+    lines = STEP.format(at_once=at_once, backward=f"(loss / {summed}).backward()").strip()
+    return f"    for _ in range({summed}):\n{textwrap.indent(lines, ' ' * 8)}"
 
 
 def _any(job: Job) -> dict[str, Any]:

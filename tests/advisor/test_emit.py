@@ -9,6 +9,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ import yaml
 
 from advisor.emit.tools import TOOLS, emit
 from advisor.evidence import PACKAGED, load
+from advisor.own import read as read_own
 from advisor.recommend import Recommendation, recommend
 from advisor.situation import Situation
+from sweeper.grid import load_grid
 from sweeper.torchvision_ops import declare_missing_ops
-from tests.conftest import Command
+from tests.conftest import Called, Command
 
 SHIPPED = load(PACKAGED)
 LARGE = recommend(Situation(large=True, compute="low"), SHIPPED)
+NEAR = recommend(Situation(model_params=40e3, n_train=100, modality="image", similar=False), SHIPPED)
 LORA: dict[str, Any] = {"rank": 4, "alpha": 16.0, "targets": "all", "lr": 1e-3}
 # As rich as a tool may be asked for: strategy with settings, and the tools that have all of it.
 WISHES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
@@ -146,16 +150,51 @@ def test_peft_adapts_a_model_as_the_file_says(wish: str, encoder: Path, tmp_path
 # sweeper
 
 
-def test_sweeper_launches_the_grid(command: Command) -> None:
-    asked = ["--model-params", "40k", "--n-train", "100", "--modality", "image", "--task-different"]
-    done = command("advisor", "recommend", *asked, "--pick", "lora", "--emit", "sweeper", "--output", "grid.toml")
-    assert done.returncode == 0, done.stderr
-    dry = command("sweeper", "launch", "--grid", "grid.toml", "--dry-run")
-    assert dry.returncode == 0, dry.stderr
-    assert "lora" in dry.stdout + dry.stderr
-    again = command("advisor", "recommend", *asked, "--emit", "sweeper", "--output", "grid.toml")
-    assert again.returncode == 2
-    assert "is there already" in again.stderr
+def test_sweeper_launches_the_grid(called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("grid.toml").write_text(emit(NEAR, "sweeper", "lora"))
+    code, shown, said = called("launch", "--grid", "grid.toml", "--dry-run")
+    assert code == 0, said
+    assert "lora" in shown
+    grid = load_grid("grid.toml")
+    assert {trial.strategy for trial in grid.trials} == {"lora", "full"}
+    advised = next(own.settings for own in NEAR.candidates if own.strategy == "lora")
+    assert advised["lr"] in {trial.train.lr for trial in grid.trials if trial.strategy == "lora"}
+
+
+def test_one_s_own_rows_are_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWEEPER_DATA", str(tmp_path / "kept"))
+    rows = {"words": [f"{text} {i}" for i, (text, _) in enumerate(REVIEWS)], "verdict": [v for _, v in REVIEWS]}
+    pd.DataFrame(rows).to_csv("reviews.csv", index=False)
+    own = read_own("reviews.csv", "minilm", {})
+    situation = Situation(model_params=own.model_params, n_train=own.n_train, modality=own.modality)
+    found = recommend(situation, SHIPPED)
+    script = emit(found, "script", "full", own=own)
+    for said in ("('data', 'reviews.csv')", "('text', 'words')", "('label', 'verdict')", "all-MiniLM-L6-v2"):
+        assert said in script
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "own.toml").write_text(emit(found, "sweeper", "full", own=own, folder=Path("grids")))
+    assert {trial.task for trial in load_grid("grids/own.toml").trials} == {own.place.task}
+
+
+def test_the_command_writes_a_new_file_or_prints(command: Command, tmp_path: Path) -> None:
+    asked = ("advisor", "recommend", "--large-model", "--compute", "low", "--model", "my/model", "--emit", "trl")
+    shown = command(*asked)
+    assert shown.returncode == 0, shown.stderr
+    assert yaml.safe_load(shown.stdout)["model_name_or_path"] == "my/model"
+    assert command(*asked, "--output", "sft.yaml").returncode == 0
+    assert (tmp_path / "sft.yaml").read_text() == shown.stdout
+    again = command(*asked, "--output", "sft.yaml")
+    assert (again.returncode, again.stderr) == (
+        2,
+        "Error: 'sft.yaml' is there already: --output FILE names another, or delete it\n",
+    )
+    nothing = command("advisor", "recommend", "--model-params", "70B", "--gpu-memory", "8GB", "--emit", "peft")
+    assert nothing.returncode == 4
+    assert nothing.stderr.startswith("Error: nothing of the answer fits")
+    assert command(*asked, "--probe", "60s").returncode == 2
+    assert command("advisor", "recommend", "--large-model", "--pick", "lora").returncode == 2
 
 
 # the script
@@ -193,11 +232,19 @@ def test_the_script_runs_as_it_is_and_learns(tmp_path: Path) -> None:
         pytest.skip("needs the weights of minilm")
     write_script("partial_unfreeze", tmp_path)
     arguments = [*SCRIPT_ARGUMENTS, str(Path(found.origin).parent / "model"), "--steps", "30"]
-    done = subprocess.run([sys.executable, "train.py", *arguments], cwd=tmp_path, capture_output=True, text=True)
-    if "torchvision::nms does not exist" in done.stderr:
-        pytest.skip("torch and torchvision of different builds: `sweeper doctor`")
+    # As it is, but for torchvision, which with another build of torch does not import (`sweeper.torchvision_ops`).
+    program = "import runpy; runpy.run_path('train.py', run_name='__main__')"
+    done = in_a_process(program, arguments, tmp_path)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("test accuracy ")[1].split()[0]) > 0.9
+
+
+def in_a_process(program: str, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program by itself, in a folder."""
+    prepared = f"from sweeper.torchvision_ops import declare_missing_ops; declare_missing_ops(); {program}"
+    call = [sys.executable, "-c", prepared, *arguments]
+    paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=300, env=paths)
 
 
 SCRIPT_ARGUMENTS = ("--data", "reviews.csv", "--steps", "3", "--model")
@@ -260,16 +307,8 @@ def test_trl_trains_by_the_file(tmp_path: Path, encoder: Path) -> None:
         "dataset_name: YOUR_DATA", "datasets: [{path: csv, data_files: rows.csv}]\nuse_cpu: true"
     )
     (tmp_path / "sft.yaml").write_text(text)
-    program = (
-        "from sweeper.torchvision_ops import declare_missing_ops; declare_missing_ops()\n"
-        "from trl.scripts.sft import main, make_parser\n"
-        "main(*make_parser().parse_args_and_config())"
-    )
-    call = [sys.executable, "-c", program, "--config", "sft.yaml"]
-    root = str(Path(__file__).parent.parent.parent)
-    done = subprocess.run(
-        call, cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": root}
-    )
+    program = "from trl.scripts.sft import main, make_parser; main(*make_parser().parse_args_and_config())"
+    done = in_a_process(program, ["--config", "sft.yaml"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "adapted" / "adapter_config.json").read_text())["r"] == 4
 
@@ -306,21 +345,6 @@ ACCEPTED = {
 def test_no_key_that_a_tool_was_not_seen_to_accept(tool: str) -> None:
     written = {key for wish in having(tool) for key in yaml.safe_load(emit(answer(wish), tool))}
     assert written == ACCEPTED[tool]
-
-
-def test_one_s_own_rows_are_in_the_file(command: Command, tmp_path: Path) -> None:
-    pd.DataFrame(
-        {"words": [f"{text} {i}" for i, (text, _) in enumerate(REVIEWS)], "verdict": [v for _, v in REVIEWS]}
-    ).to_csv(tmp_path / "reviews.csv", index=False)
-    asked = ("advisor", "recommend", "--data", "reviews.csv", "--model", "minilm", "--emit")
-    done = command(*asked, "script", "--pick", "full")
-    assert done.returncode == 0, done.stderr
-    for said in ("default='reviews.csv'", "default='words'", "default='verdict'", "all-MiniLM-L6-v2"):
-        assert said in done.stdout
-    grid = command(*asked, "sweeper", "--output", "grid.toml")
-    assert grid.returncode == 0, grid.stderr
-    dry = command("sweeper", "launch", "--grid", "grid.toml", "--dry-run")
-    assert dry.returncode == 0, dry.stderr
 
 
 @pytest.mark.slow
