@@ -21,6 +21,7 @@ LIGHT = {
     "sweeper.cited",
     "sweeper.results",
     "sweeper.sweep",
+    "sweeper.standing",
     "sweeper.upkeep",
     "sweeper.provenance",
     "sweeper.suggest",
@@ -61,6 +62,11 @@ MAY_IMPORT = {
     "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
     "sweeper.printing": LIGHT,
     "sweeper.store_cli": LIGHT | {"sweeper.printing"},
+    "sweeper.status_cli": LIGHT | {"sweeper.printing"},
+    "sweeper.plan_cli": LIGHT | {"sweeper.data_cli", "sweeper.launch_cli", "sweeper.printing", "sweeper.run"},
+    "sweeper.live": LIGHT | {"sweeper.live_page", "sweeper.printing"},
+    "sweeper.live_page": LIGHT | {"sweeper.page", "sweeper.printing"},
+    "sweeper.machine": set(),
     "sweeper.launch_cli": LIGHT | {"sweeper.data_cli", "sweeper.printing", "sweeper.run"},
     "sweeper.run": LIGHT | {"sweeper.outcome", "sweeper.printing"},
     "sweeper.outcome": LIGHT | {"sweeper.summary"},
@@ -72,7 +78,9 @@ MAY_IMPORT = {
         "sweeper.import_cli",
         "sweeper.launch_cli",
         "sweeper.outcome",
+        "sweeper.plan_cli",
         "sweeper.printing",
+        "sweeper.status_cli",
         "sweeper.store_cli",
         "sweeper.submit_cli",
     },
@@ -180,11 +188,13 @@ def test_imports_follow_the_table(name: str) -> None:
     everything = imported([node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)])
     if name.startswith("sweeper"):
         assert not any(module.split(".")[0] == "advisor" for module in everything), "sweeper never imports advisor"
-    if name not in ("sweeper.tune", "sweeper.submit_cli"):
+    if name not in ("sweeper.tune", "sweeper.submit_cli", "sweeper.plan"):
         assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for all"
     if name in LIGHT | ADVICE | {
         "sweeper.cli",
         "sweeper.launch_cli",
+        "sweeper.plan_cli",
+        "sweeper.status_cli",
         "sweeper.run",
         "sweeper.outcome",
         "sweeper.printing",
