@@ -22,6 +22,7 @@ LIGHT = {
     "sweeper.results",
     "sweeper.sweep",
     "sweeper.standing",
+    "sweeper.leaders",
     "sweeper.upkeep",
     "sweeper.provenance",
     "sweeper.suggest",
