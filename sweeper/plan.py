@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
-import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,15 @@ import ray
 
 from sweeper.allocator import keep_freed_memory
 from sweeper.checkpoint import EVERY
+from sweeper.day import Day, alike, kind_of
 from sweeper.machine import free_bytes, tree_bytes
-from sweeper.pack import pack_key
-from sweeper.rehearse import Pace, Rehearsal, points
+from sweeper.rehearse import Pace, Rehearsal
 from sweeper.spec import TrialSpec
 from sweeper.trial import one_line
 from sweeper.tune import connected, gpus_for, packs_of, workers_for
 
 MOST_SECONDS = 90.0
 """No rehearsal starts after this long; what is not rehearsed is estimated from what is alike."""
-A_PACK = 0.05
-"""Seconds in which Ray Tune hands out a pack and takes its rows."""
 AROUND = 4.0
 """Seconds for what comes before and after: the interpreter's start, Ray's end, the table and the picture."""
 ROW_BYTES = 4000
@@ -54,7 +51,7 @@ class Plan:
         alone: Trials that are faster one after the other.
         workers: Packs that train at the same time.
         seconds: From the command to its last line, on a machine as busy as it is now.
-        cpu_seconds: What all packs together need of a CPU.
+        cpu_seconds: What the workers together need of a CPU, their start included.
         share: Of a CPU, what a worker gets now: less than 1 where others are busy.
         worker_bytes: Peak memory of the process that trains the largest pack, as its rows have it; on a GPU, of the
             device.
@@ -94,13 +91,12 @@ class _Worker:
         keep_freed_memory()
         self.rehearsal = Rehearsal()
 
-    def about(self) -> tuple[int, int]:
-        """Return the id of the process, and the bytes of its GPU."""
-        import os
-
+    def about(self) -> tuple[int, int, float]:
+        """Return the id of the process, the bytes of its GPU, and the seconds of a CPU that its start took."""
         import torch
 
-        return os.getpid(), torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+        size = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+        return os.getpid(), size, time.process_time()
 
     def pace(self, specs: Sequence[Mapping[str, Any]], plan: bool) -> Pace | str:
         """Return what a pack takes, or in one line why it will fail."""
@@ -160,7 +156,7 @@ def plan(
                 found[name] = pace
             if told is not None:
                 told(len(found) + len(troubles), len(kinds))
-        others_bytes = tree_bytes(without=[process for process, _ in about])
+        others_bytes = tree_bytes(without=[process for process, *_ in about])
     lost = {name for name, _ in troubles}
     paces = {name: found.get(name) or alike(first, firsts, found) for name, first in firsts.items() if name not in lost}
     made = {(one.model, one.task, one.n_train, one.seed) for one in (firsts[name][0] for name in found)}
@@ -173,7 +169,7 @@ def plan(
     cpu_seconds = sum(spent * paces[name].share for name, spent in day.by_kind.items())
     unseen = sum(day.by_kind.get(name, 0.0) for name in paces if name not in found) / spent
 
-    device = max((size for _, size in about), default=0)
+    device = max((size for _, size, _ in about), default=0)
     largest = max((pace.row_peak_bytes for pace in paces.values()), default=0)
     if device:
         memory = max((pace.peak_bytes for pace in paces.values()), default=0) * max(1.0, 1 / (gpus_per_trial or 1.0))
@@ -186,7 +182,7 @@ def plan(
         alone=sum(len(pack) for pack in packs if len(pack) > 1 and (p := paces.get(kind_of(pack))) and p.members == 1),
         workers=workers,
         seconds=_range(seconds, TIME_BAND, unseen),
-        cpu_seconds=cpu_seconds,
+        cpu_seconds=cpu_seconds + sum(starting for *_, starting in about),
         share=cpu_seconds / spent,
         worker_bytes=_range(largest, MEMORY_BAND, unseen),
         memory_bytes=_range(memory, MEMORY_BAND, unseen),
@@ -202,14 +198,6 @@ def plan(
         ),
         does_not_fit=tuple(_too_little(memory, device or free, "GPU memory" if device else "memory", disk, folder)),
     )
-
-
-def kind_of(pack: Sequence[TrialSpec]) -> str:
-    """Return what packs have in common that take as long as each other: all but seeds and rates."""
-    shared = json.loads(pack_key(pack[0]))
-    del shared["seed"]
-    own = [json.dumps(spec.hparams, sort_keys=True) for spec in pack]
-    return json.dumps([shared, sorted(own)], sort_keys=True)
 
 
 def _rehearsed(
@@ -246,99 +234,6 @@ def _in_turn(packs: Mapping[str, Sequence[TrialSpec]]) -> list[str]:
         known |= new
         (early if new else late).append(name)
     return early + late
-
-
-def alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], found: Mapping[str, Pace]) -> Pace:
-    """Return the pace of a pack that was not rehearsed, from those that were.
-
-    That of its strategy on another task, as much slower as the task is: by its test rows and points of the curve.
-    """
-    first = pack[0]
-
-    def near(name: str) -> tuple[bool, ...]:
-        own = packs[name][0]
-        return own.model == first.model, own.strategy == first.strategy, own.hparams == first.hparams
-
-    if not found:
-        return Pace(members=1)
-    by_strategy = found[max(found, key=near)]
-    on_task = [
-        pace for name, pace in found.items() if (packs[name][0].model, packs[name][0].task) == (first.model, first.task)
-    ]
-    if not on_task:
-        return by_strategy
-    one = min(on_task, key=lambda pace: abs(pace.members - by_strategy.members))
-    slower = (one.row / by_strategy.row) if one.row and by_strategy.row else 1.0
-    return replace(one, members=by_strategy.members, step=by_strategy.step * slower)
-
-
-@dataclass
-class Day:
-    """Workers that take packs one after the other, as Ray Tune hands them out.
-
-    Attributes:
-        made: Model, task, rows and seed of what was rehearsed: its source model and facts are there.
-        end: When the last pack ends.
-        by_kind: Kind -> seconds of all its packs.
-        most_bytes: The most that workers hold together, what they share counted once.
-    """
-
-    paces: Mapping[str, Pace]
-    workers: int
-    start: float
-    made: Collection[tuple[object, ...]]
-    by_kind: dict[str, float] = field(default_factory=dict)
-    end: float = 0.0
-    most_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self.free = [(self.start, number) for number in range(self.workers)]
-        self.holds = [0] * self.workers
-        self.seen: set[tuple[object, ...]] = set()
-        self.sources: dict[tuple[object, ...], float] = {}
-        # Once a model, task or seed: known from the pack that was the first to need it.
-        self.cold: dict[tuple[object, ...], float] = {}
-        self.source: dict[tuple[object, ...], float] = {}
-        self.facts: dict[tuple[object, ...], float] = {}
-        for name, pace in self.paces.items():
-            shared = json.loads(name)[0]
-            place = (shared["model"], shared["task"])
-            rows = (*place, shared["n_train"])
-            for known, key, value in (
-                (self.cold, place, pace.cold),
-                (self.source, place, pace.source),
-                (self.facts, rows, pace.facts),
-            ):
-                known[key] = max(value, known.get(key, 0.0))
-
-    def train(self, pack: Sequence[TrialSpec]) -> None:
-        """Give a pack to the first worker that is free."""
-        name, first = kind_of(pack), pack[0]
-        pace = self.paces[name]
-        place, rows = (first.model, first.task), (first.model, first.task, first.n_train)
-        begun, worker = heapq.heappop(self.free)
-        at = begun + A_PACK + self._once(self.cold[place], "cold", worker, *place)
-        made = (*rows, first.seed) in self.made
-        source = (*place, first.seed)
-        if source not in self.sources:
-            self.sources[source] = at + (0.0 if made else self.source[place])
-        at = max(at, self.sources[source])  # who else needs it waits
-        at += self._once(pace.planning, "planning", worker, name)
-        at += self._once(0.0 if made else self.facts[rows], "facts", *rows, first.seed)
-        at += self._once(pace.kept, "kept", name, first.seed)
-        steps = first.train.steps
-        once = pace.fixed + steps * pace.step + points(steps) * pace.point
-        at += once * -(-len(pack) // pace.members)
-        self.by_kind[name] = self.by_kind.get(name, 0.0) + at - begun
-        self.end = max(self.end, at)
-        heapq.heappush(self.free, (at, worker))
-        self.holds[worker] = max(pace.peak_bytes - pace.shared_bytes, 0)
-        self.most_bytes = max(self.most_bytes, sum(self.holds))
-
-    def _once(self, seconds: float, *what: object) -> float:
-        new = what not in self.seen
-        self.seen.add(what)
-        return seconds if new else 0.0
 
 
 def _disk(

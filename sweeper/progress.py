@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.leaders import Leaders
 from sweeper.printing import time_in_words
 from sweeper.spec import Status, TrialResult
-from sweeper.standing import Leaders, Reporter
+from sweeper.standing import Reporter
 
 LINE_EVERY_SECONDS = 10.0
 SILENT_SECONDS = 2.0

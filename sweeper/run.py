@@ -130,7 +130,7 @@ def carry_out(asked: Request, quiet: bool = False) -> Outcome:
     """
     talk = console(stderr=True, quiet=quiet)
     store = ResultsStore(asked.results, create=True)
-    grid, left_out = _grid(asked)
+    grid, left_out = _grid(asked, talk)
     if not asked.dry_run:
         settle(store)
     contents = store.read()
@@ -161,9 +161,10 @@ def carry_out(asked: Request, quiet: bool = False) -> Outcome:
     return Outcome(grid, store, rows, left_out, counts, frozenset(done(rows, asked.early_stop)))
 
 
-def _grid(asked: Request) -> tuple[Grid, list[LeftOut]]:
+def _grid(asked: Request, talk: Console) -> tuple[Grid, list[LeftOut]]:
     """Return the grid with what of it makes sense here, and what does not."""
     from sweeper.grid import Grid, load_grid
+    from sweeper.progress import Bar
     from sweeper.trial import check_all
 
     own = _own_data(asked)
@@ -176,7 +177,8 @@ def _grid(asked: Request) -> tuple[Grid, list[LeftOut]]:
     else:
         grid = load_grid(asked.grid, asked.strategies, own)
     try:
-        trials, left_out = check_all(grid.trials, lenient=own is not None and not asked.strategies)
+        with Bar("trials checked", talk) as bar:
+            trials, left_out = check_all(grid.trials, own is not None and not asked.strategies, bar.tell)
     except ValueError as error:
         raise ValueError(f"{name_of(asked.grid)}: {error}") from None
     return replace(grid, trials=tuple(trials)), left_out

@@ -73,13 +73,16 @@ class LeftOut:
     trials: int
 
 
-def check_all(specs: Sequence[TrialSpec], lenient: bool = False) -> tuple[list[TrialSpec], list[LeftOut]]:
+def check_all(
+    specs: Sequence[TrialSpec], lenient: bool = False, told: Callable[[int, int], None] | None = None
+) -> tuple[list[TrialSpec], list[LeftOut]]:
     """Return the trials that make sense, and what is left out and why; nothing is trained.
 
     Args:
         specs: The trials.
         lenient: Leave out hyperparameters that do not fit a model, and strategies that make sense nowhere, too:
             for a grid that was written for other rows and models.
+        told: Hears how many trials are checked, of how many.
 
     Raises:
         ValueError: a task has not the rows, or a hyperparameter does not fit a model; also where a strategy makes
@@ -89,7 +92,9 @@ def check_all(specs: Sequence[TrialSpec], lenient: bool = False) -> tuple[list[T
     verdicts: dict[tuple[str, ...], tuple[str, NotApplicableError] | None] = {}
     kept = []
     reasons: dict[tuple[str, str], int] = {}
-    for spec in specs:
+    for number, spec in enumerate(specs):
+        if told is not None:
+            told(number, len(specs))
         rows = (spec.task, spec.n_train)
         if rows not in loaded:
             try:

@@ -1,4 +1,4 @@
-"""Ray Tune schedules packs of trials. No other file but `sweeper.submit_cli` imports ray.
+"""Ray Tune schedules packs of trials. Besides, `sweeper.plan` and `sweeper.submit_cli` alone import ray.
 
 A Tune trial is a pack; its rows come back in Tune's result and are written to the store by the driver as
 they come. Tune's own files are scratch: what is done is known from the store alone, so a launch that is

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from sweeper import plan as planning
+from sweeper.day import A_PACK, Day, alike, kind_of
 from sweeper.grid import load_grid
 from sweeper.machine import tree_bytes
 from sweeper.pack import make_packs
-from sweeper.plan import A_PACK, Day, alike, kind_of
 from sweeper.rehearse import Pace, Rehearsal, points
 from sweeper.trial import run_pack
 from tests.conftest import Called
@@ -76,15 +76,15 @@ def test_workers_take_packs_as_they_come_and_wait_for_a_source_model(grid: Path)
     assert alone.end == pytest.approx(whole + 3 * (3.0 + 2.0 + 0.6)), "one after the other"
 
 
-def test_what_was_not_rehearsed_is_as_slow_as_its_strategy_on_its_task() -> None:
-    grid = load_grid("data_sizes")
-    by_name = {
-        (trial.strategy, trial.n_train): [trial] for trial in grid.trials if trial.seed == 0 and trial.train.lr == 1e-3
-    }
-    packs = {kind_of(pack): pack for pack in by_name.values()}
-    lora, full, unseen = (kind_of(by_name[key]) for key in (("lora", 20), ("full", 300), ("lora", 300)))
-    found = {lora: Pace(members=1, step=1.0, row=0.1), full: Pace(members=1, step=4.0, row=0.1, fixed=7.0)}
-    assert alike(packs[unseen], packs, found).step == 1.0
+def test_what_was_not_rehearsed_is_as_slow_as_its_strategy_on_its_task(tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(GRID.replace('["digits_shifted"]', '["digits_shifted", "digits_weak_class"]'))
+    packs = {kind_of(pack): pack for pack in make_packs(load_grid(str(tmp_path / "two.toml")).trials)}
+    by_name = {(pack[0].task, pack[0].strategy): kind for kind, pack in packs.items()}
+    lora, unseen = (by_name[task, "lora"] for task in ("digits_shifted", "digits_weak_class"))
+    heads = by_name["digits_weak_class", "feature_extraction"]
+    found = {lora: Pace(members=4, step=1.0, row=0.1, fixed=5.0), heads: Pace(members=2, step=0.3, row=0.2, fixed=7.0)}
+    guess = alike(packs[unseen], packs, found)
+    assert (guess.members, guess.step, guess.fixed) == (4, 2.0, 7.0), "twice as slow a task"
 
 
 def test_the_command_tells_trials_time_memory_and_disk_and_what_does_not_fit(

@@ -178,3 +178,17 @@ def test_stop_ends_a_launch_of_another_terminal(tmp_path: Path, called: Called) 
     assert "`sweeper resume` goes on from there." in talk
     assert "Traceback" not in talk
     assert len(list(results.glob("launch-*.json"))) == 1, "that is what resume goes on from"
+
+
+@pytest.mark.slow
+def test_a_launch_has_a_hard_limit_of_time_and_resume_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(LONG.replace("10_000_000", "200_000"))
+    sweeper = str(Path(sys.executable).with_name("sweeper"))
+    command = [sweeper, "launch", "--grid", "long.toml", "--cpus", "1", "--stop-after", "20s"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Stopped after " in done.stderr
+    (seen,) = standings(ResultsStore(tmp_path / "results"))
+    assert (seen.state, seen.total) == ("stopped", 4)
+    assert seen.done < 4
+    assert len(list((tmp_path / "results").glob("launch-*.json"))) == 1

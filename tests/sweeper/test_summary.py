@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sweeper.picture import draw
-from sweeper.progress import SweepProgress
+from sweeper.progress import Bar, SweepProgress
 from sweeper.spec import Status, TrialResult
 from sweeper.summary import Spread, summarise
 from sweeper.table import OPTIONAL, as_json, print_summary
@@ -137,10 +138,24 @@ def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
     assert "\x1b" not in out.getvalue()
 
 
-def test_progress_in_a_terminal_is_a_bar_that_goes_away() -> None:
+def test_progress_in_a_terminal_is_a_bar_and_the_best_so_far_and_goes_away() -> None:
     out = io.StringIO()
     progress = SweepProgress(2, Console(file=out, force_terminal=True, width=120), Clock())
     progress.start(2)
-    progress.finish([small.row(seed=0), small.row(seed=1)])
+    progress.finish([small.row(seed=0, valid=0.25), small.row(seed=1, valid=0.75), small.row(strategy="full")])
     progress.close()
     assert "\x1b" in out.getvalue()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "Best on valid so far" in plain
+    assert re.search(r"lora +0\.01 +50\.0 +50\.0 +2\s", plain), "the mean over its seeds"
+    assert re.search(r"full +0\.01 +50\.0 +50\.0 +1\s", plain)
+
+
+def test_a_longer_piece_of_work_says_how_long_it_will_take() -> None:
+    out, clock = io.StringIO(), Clock()
+    with Bar("packs", Console(file=out, force_terminal=False, width=200), clock) as bar:
+        bar.tell(1, 10)
+        clock.now = 11
+        bar.tell(2, 10)
+        bar.tell(3, 10)
+    assert out.getvalue() == "2/10 packs | 44 s left\n"
