@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import click
 
-from sweeper.printing import console, format_option, print_json, results_option
+from sweeper.printing import format_option, print_json, results_option
 
-STYLES = {"ok": "green", "off": "dim", "warn": "yellow", "fail": "bold red"}
+STYLES: dict[str, dict[str, Any]] = {
+    "ok": {"fg": "green"},
+    "off": {"dim": True},
+    "warn": {"fg": "yellow"},
+    "fail": {"fg": "red", "bold": True},
+}
 
 
 @click.command()
@@ -26,19 +33,18 @@ def doctor(folder: str, with_ray: bool, form: str) -> None:
     sweeper doctor --ray --results /data/sweeps
     sweeper doctor --format json
     """
-    from rich.text import Text
-
     from sweeper.doctor import FAIL, checks
 
     found = []
-    out = console()
+    # Without rich, which may be what is missing.
+    colour = False if os.environ.get("NO_COLOR") else True if os.environ.get("FORCE_COLOR") else None
     for check in checks(folder, with_ray):
         found.append(check)
         if form == "human":
-            line = Text.assemble((f"{check.level:5}", STYLES[check.level]), f"{check.name:18} {check.found}")
-            out.print(line, soft_wrap=True)
+            level = click.style(f"{check.level:5}", **STYLES[check.level])
+            click.echo(f"{level}{check.name:18} {check.found}", color=colour)
             if check.fix:
-                out.print(Text(f"{'':23} fix: {check.fix}"), soft_wrap=True)
+                click.echo(f"{'':23} fix: {check.fix}")
     failed = [check for check in found if check.level == FAIL]
     if form == "json":
         print_json({"ok": not failed, "checks": [asdict(check) for check in found]})

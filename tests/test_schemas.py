@@ -41,7 +41,7 @@ EXAMPLES = [
     "sweeper data check rows.csv",
     "sweeper data fetch",
     "sweeper launch --dry-run --grid smoke",
-    "sweeper launch --dry-run --grid strategies --strategy lora --data rows.csv --model mlp",
+    "sweeper launch --dry-run --grid strategies --data rows.csv --model mlp",
     "sweeper launch --grid lora_ranks --results done",
     "sweeper adapters save TRIAL --results own --to kept/one",
     "sweeper adapters ls kept",
@@ -100,7 +100,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (file,) = (folder / "torn").glob("*.jsonl")
     file.write_bytes(b"{broken}\n" + file.read_bytes())
     (folder / "rows.csv").write_text(
-        "x,y,label\n" + "".join(f"{k % 7},{k % 5}.5,{('no', 'yes')[k % 2]}\n" for k in range(80))
+        "width,height,label\n" + "".join(f"{k * 3 % 80}.25,{k % 5}.5,{('no', 'yes')[k % 2]}\n" for k in range(80))
     )
     scores = [(task, method) for task in ("imdb", "sst2", "ag") for method in ("lora", "full", "bitfit")]
     lines = [f"{task},{method},0.{k + 10}\n" for k, (task, method) in enumerate(scores)]
