@@ -13,7 +13,7 @@ from advisor.recommend import Candidate, Recommendation, fits
 from advisor.report import as_text, what_fits
 from advisor.rules import Verdict
 from advisor.situation import QUESTIONS, Situation, describe, flag, parse_bytes, parse_count
-from sweeper.page import element, page, table
+from sweeper.page import element, join, page, table
 from sweeper.suggest import no_such
 
 # Question -> how it is asked, and what stands beside it.
@@ -55,9 +55,9 @@ fieldset p { margin: 0 0 .6rem; }
 section > h3:first-child { margin-top: 1.5rem; }
 #answer { scroll-margin-top: 50vh; }
 #answer pre { white-space: pre-wrap; }
-#answer td:nth-child(2) { min-width: 15rem; }
+#answer tbody th .soft { display: block; font-weight: 400; min-width: 8rem; max-width: 24rem; }
 @media (max-width: 60rem) { .ask { grid-template-columns: minmax(0, 1fr); gap: 1rem; } form { position: static; }
-  #answer { scroll-margin-top: 0; } #answer td:nth-child(2) { min-width: 9rem; } }
+  #answer { scroll-margin-top: 0; } }
 """
 
 
@@ -241,14 +241,19 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
 def _candidates(answer: Recommendation) -> Markup:
     measured = any(own.estimate for own in answer.candidates)
     needs = any(own.need for own in answer.candidates)
-    headings = ["Strategy", "Settings", "Said by"]
+    headings = ["Strategy", "Said by"]
     headings += ["Test score, %", "Trained, %", "Seconds"] if measured else []
     headings += ["Memory, GB"] if needs else []
     rows = []
     for own in answer.candidates:
         cells: list[Any] = [
-            element("span", own.strategy, class_=None if fits(own) else "bad"),
-            _settings(own),
+            join(
+                [
+                    element("span", own.strategy, class_=None if fits(own) else "bad"),
+                    element("span", _settings(own), class_="soft small"),
+                ],
+                " ",
+            ),
             "rules" if own.by_rules else "trials" if own.estimate else "others",
         ]
         if measured:
@@ -256,7 +261,7 @@ def _candidates(answer: Recommendation) -> Markup:
         if needs:
             cells.append(_memory(own.need))
         rows.append(cells)
-    return table(headings, rows, label="Candidates, the best first", words=3)
+    return table(headings, rows, label="Candidates, the best first", words=2)
 
 
 def _measured(own: Candidate) -> list[str]:

@@ -37,9 +37,14 @@ COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "p
 ANSWER = ("situation", "rules", "evidence", "portfolio", "feasible", "recommend", "report", "explain", "first")
 ADVICE = {f"advisor.{name}" for name in (*ANSWER, *COSTS)}
 
-# The files of single commands: parse, call, print.
+# The files of single commands: parse, call, print. A probe trains, and is loaded for one alone.
 COMMANDS = {
     f"{folder.name}.{file.stem}" for folder in (ROOT / "sweeper", ROOT / "advisor") for file in folder.glob("*_cli.py")
+} - {"advisor.probe_cli"}
+FOR_COMMANDS = {
+    *(ADVICE | LIGHT | MANNERS | COMMANDS),
+    *("advisor.options", "advisor.emit.tools", "sweeper.errors", "sweeper.listen", "sweeper.loggers"),
+    *("sweeper.outcome", "sweeper.request", "sweeper.run"),
 }
 
 # Module (or package, with a trailing dot) -> project modules that it may import at its top. What is not
@@ -65,9 +70,6 @@ MAY_IMPORT = {
         "advisor.situation",
         "advisor.table",
     },
-    "advisor.cli": ADVICE | LIGHT | MANNERS | COMMANDS | {"advisor.options", "advisor.emit.tools"},
-    "advisor.emit_cli": ADVICE | LIGHT | MANNERS | {"advisor.emit.tools", "advisor.options"},
-    "advisor.report_cli": ADVICE | LIGHT | MANNERS | {"advisor.options"},
     "advisor.emit.grid": ADVICE | {"advisor.contenders", "advisor.next_trials", "advisor.own"},
     "advisor.emit.": ADVICE | LIGHT | {"advisor.emit"},
     "advisor.regret": LIGHT,
@@ -75,38 +77,33 @@ MAY_IMPORT = {
     "advisor.page_parts": ADVICE | {"advisor.regret", "sweeper.page"},
     "advisor.page": ADVICE | LIGHT | {"advisor.chart", "advisor.page_parts", "sweeper.page"},
     "advisor.estimator": ADVICE | LIGHT | {"advisor.fit"},
-    "advisor.next_cli": ADVICE | LIGHT | MANNERS | {"advisor.options"},
+    "advisor.questions": ADVICE | {"sweeper.page", "sweeper.suggest"},
+    "advisor.service": ADVICE | {"advisor.questions", "sweeper", "sweeper.problems"},
     "advisor.options": ADVICE | LIGHT | MANNERS | {"sweeper.data_cli"},
-    "advisor.plan_cli": ADVICE | LIGHT | MANNERS,
+    "advisor.cli": FOR_COMMANDS,
+    "sweeper.cli": FOR_COMMANDS,
+    **dict.fromkeys(COMMANDS, FOR_COMMANDS),
     "sweeper.printing": LIGHT,
     "sweeper.command": {"sweeper", "sweeper.printing", "sweeper.completion", "sweeper.schema_cli"},
     "sweeper.completion": LIGHT,
-    "sweeper.schema_cli": {"sweeper.suggest"},
-    "sweeper.store_cli": LIGHT | MANNERS,
-    "sweeper.launch_cli": LIGHT | MANNERS | {"sweeper.data_cli", "sweeper.loggers", "sweeper.request", "sweeper.run"},
     "sweeper.request": LIGHT | {"sweeper.loggers", "sweeper.printing"},
     "sweeper.run": LIGHT
     | {"sweeper.standing", "sweeper.loggers", "sweeper.outcome", "sweeper.printing", "sweeper.request"},
     "sweeper.loggers": LIGHT,
-    "sweeper.export_cli": LIGHT | MANNERS | {"sweeper.loggers"},
     "sweeper.outcome": LIGHT | {"sweeper.summary"},
-    "sweeper.cli": LIGHT | MANNERS | COMMANDS | {"sweeper.outcome"},
     "sweeper.page": set(),
     "sweeper.chart": set(),
     "sweeper.contest": LIGHT | {"sweeper.summary"},
     "sweeper.sensitivity": LIGHT | {"sweeper.summary"},
-    "sweeper.report_cli": LIGHT | MANNERS | {"sweeper.outcome"},
     "sweeper.doctor": {"sweeper.disk"},
-    "sweeper.doctor_cli": MANNERS,
-    "sweeper.validate_cli": MANNERS,
-    "sweeper.import_cli": LIGHT | MANNERS,
-    "sweeper.submit_cli": LIGHT | MANNERS | {"sweeper.errors", "sweeper.launch_cli"},
-    "sweeper.data_cli": LIGHT | MANNERS,
-    "sweeper.status_cli": LIGHT | MANNERS,
-    "sweeper.plan_cli": LIGHT | MANNERS | {"sweeper.data_cli", "sweeper.launch_cli", "sweeper.request", "sweeper.run"},
     "sweeper.live": LIGHT | {"sweeper.live_page", "sweeper.printing"},
     "sweeper.live_page": LIGHT | {"sweeper.page", "sweeper.printing"},
     "sweeper.machine": set(),
+    "sweeper.guard": set(),
+    "sweeper.listen": {"sweeper.errors"},
+    "sweeper.problems": set(),
+    "sweeper.service": {"sweeper", "sweeper.guard", "sweeper.predict", "sweeper.problems"},
+    "sweeper.signature": {"sweeper.models.base", "sweeper.suggest", "sweeper.tasks.base", "sweeper.work"},
     "sweeper.own_data": {
         "sweeper.fetch",
         "sweeper.models.base",
@@ -211,32 +208,20 @@ def test_imports_follow_the_table(name: str) -> None:
         assert not any(module.split(".")[0] == "advisor" for module in everything), "sweeper never imports advisor"
     if name not in ("sweeper.tune", "sweeper.plan", "sweeper.submit_cli"):
         assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for a launch"
-    if name in LIGHT | ADVICE | {
-        "sweeper.cli",
-        "sweeper.launch_cli",
-        "sweeper.plan_cli",
-        "sweeper.status_cli",
-        "sweeper.request",
-        "sweeper.run",
-        "sweeper.outcome",
-        "sweeper.loggers",
-        "sweeper.export_cli",
-        *MANNERS,
-        "sweeper.adapters_cli",
-        "sweeper.data_cli",
-        "sweeper.doctor",
-        "sweeper.doctor_cli",
-        "sweeper.validate_cli",
+    if name in LIGHT | ADVICE | MANNERS | COMMANDS | {
+        "advisor.chart",
         "advisor.cli",
-        "advisor.plan_cli",
-        "advisor.next_cli",
         "advisor.options",
-        "advisor.emit_cli",
-        "advisor.report_cli",
         "advisor.page",
         "advisor.page_parts",
-        "advisor.chart",
         "advisor.regret",
+        "sweeper.cli",
+        "sweeper.doctor",
+        "sweeper.listen",
+        "sweeper.loggers",
+        "sweeper.outcome",
+        "sweeper.request",
+        "sweeper.run",
     }:
         assert not HEAVY & {module.split(".")[0] for module in imported(tree.body)}
     assert not {"pickle", "cPickle", "joblib", "dill", "cloudpickle"} & everything, "nothing is pickled"
