@@ -13,7 +13,7 @@ import click
 from sweeper.data_cli import DATA_OPTIONS
 from sweeper.launch_cli import launch
 from sweeper.printing import console, print_json, say, size_in_words, time_in_words
-from sweeper.request import RECORDED, RECORDED_FIELDS, as_request
+from sweeper.request import RECORDED, as_request
 from sweeper.run import carry_out
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ def plan(context: click.Context, **options: Any) -> None:
     begun, talk = time.monotonic(), console(stderr=True)
     names = {ours: own for own, ours in RECORDED.items()}
     given = {names.get(name, name): value for name, value in options.items()}
-    nothing: dict[str, Any] = dict.fromkeys(RECORDED_FIELDS)
-    asked = as_request(
-        {**nothing, "search": "grid", "objectives": (), **given, "results": options["folder"], "dry_run": True}
-    )
+    asked = as_request({**given, "results": options["folder"], "dry_run": True})
     outcome = carry_out(asked)
     store, grid = outcome.store, outcome.grid
     todo = [trial for trial in grid.trials if trial.trial_id not in outcome.done]

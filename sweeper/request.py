@@ -27,32 +27,32 @@ class Request:
 
     grid: str | Path | Mapping[str, Any] | Grid
     results: str
-    strategies: tuple[str, ...]
-    data: str | None
-    text_column: str | None
-    label_column: str | None
-    group_column: str | None
-    work: str | None
-    encoding: str | None
-    image_size: int | None
-    models: tuple[str, ...]
-    steps: int | None
-    dry_run: bool
-    cpus: int | None
-    gpus_per_trial: float | None
-    max_concurrent: int | None
-    pack: int | None
-    search: str
-    settings: int | None
-    objectives: tuple[str, ...]
-    budget: float | None
-    early_stop: str | None
-    trial_timeout: float | None
-    stop_after: float | None
-    live: bool
-    keep_weights: bool
-    log: tuple[str, ...]
-    address: str | None
+    strategies: tuple[str, ...] = ()
+    data: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+    work: str | None = None
+    encoding: str | None = None
+    image_size: int | None = None
+    models: tuple[str, ...] = ()
+    steps: int | None = None
+    dry_run: bool = False
+    cpus: int | None = None
+    gpus_per_trial: float | None = None
+    max_concurrent: int | None = None
+    pack: int | None = None
+    search: str = "grid"
+    settings: int | None = None
+    objectives: tuple[str, ...] = ()
+    budget: float | None = None
+    early_stop: str | None = None
+    trial_timeout: float | None = None
+    stop_after: float | None = None
+    live: bool = False
+    keep_weights: bool = False
+    log: tuple[str, ...] = ()
+    address: str | None = None
 
     def __post_init__(self) -> None:
         """Find what is wrong with the request before anything runs or is written.
@@ -107,18 +107,18 @@ RECORDED_FIELDS = [field.name for field in fields(Request) if field.name != "res
 
 
 def as_request(options: Mapping[str, Any]) -> Request:
-    """Return the request that options make, a single name for a list of one, times in seconds.
+    """Return the request that options make, a single name for a list of one, times in seconds; others are left out.
 
     Raises:
         ValueError: something in them is wrong.
     """
-    asked = {field.name: options[field.name] for field in fields(Request)}
-    for name in ("strategies", "models", "objectives", "log"):
+    asked = {field.name: options[field.name] for field in fields(Request) if field.name in options}
+    for name in {"strategies", "models", "objectives", "log"} & asked.keys():
         asked[name] = (asked[name],) if isinstance(asked[name], str) else tuple(asked[name])
     for name in ("budget", "trial_timeout", "stop_after"):
-        asked[name] = None if asked[name] is None else seconds(asked[name])
+        asked[name] = None if asked.get(name) is None else seconds(asked[name])
     for name in ("results", "data"):
-        asked[name] = None if asked[name] is None else str(asked[name])
+        asked[name] = None if asked.get(name) is None else str(asked[name])
     return Request(**asked)
 
 
