@@ -12,7 +12,9 @@ from torch import Tensor
 from sweeper.adapter_facts import Facts
 
 IN_SWEEPER = """```
-sweeper adapters load FOLDER
+sweeper adapters load FOLDER        its score on the test rows of its task
+sweeper predict FOLDER "an input"   its answer
+sweeper serve FOLDER                its answers over HTTP
 ```"""
 IN_PEFT = """```python
 from peft import PeftModel
@@ -61,7 +63,7 @@ def card(facts: Facts, tensors: Mapping[str, Tensor], config: Mapping[str, Any],
     table |= {"numbers in this folder": f"{sum(t.numel() for t in tensors.values()):,}"}
     table |= {name.replace("_", " "): f"{value:.4g}" for name, value in facts.scores.items() if name.endswith("_score")}
     lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in table.items()), ""]
-    lines += ["## Use", "", "Here, scored on the test rows of its task:", "", IN_SWEEPER, ""]
+    lines += ["## Use", "", "Here:", "", IN_SWEEPER, ""]
     if facts.layout == "peft":
         heads = [len(t) for name, t in tensors.items() if name.endswith(("classifier.weight", "score.weight"))]
         classes = f", num_labels={heads[0]}" if heads else ""

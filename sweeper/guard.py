@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -107,7 +107,7 @@ class Guard:
             raise _RefusedError(403, f"the service has no name {host[:100]!r}; --allow-host NAME gives it one")
         if any(key == b"origin" for key, _ in headers):
             origin = _only(headers, b"origin")
-            if urlsplit(origin).netloc.lower() != host.lower():
+            if origin.partition("://")[2].lower() != host.lower():
                 raise _RefusedError(403, f"pages of {origin[:100]!r} may not ask here")
         wait = self.rate.wait(scope["client"][0] if scope.get("client") else "")
         if wait:

@@ -64,10 +64,12 @@ def adapter(folder: Path, data: str, model: str, strategy: str = "lora", steps: 
     return folder
 
 
-def sentiment(folder: Path, model: str, strategy: str = "lora", names: tuple[str, str] = ("unkind", "kind")) -> Path:
+def sentiment(
+    folder: Path, model: str, strategy: str = "lora", names: tuple[str, str] = ("unkind", "kind"), steps: int = 12
+) -> Path:
     """Return an adapter that tells kind sentences from unkind ones."""
     rows = [(text, names[kind]) for text, kind in texts(0)]
-    return adapter(folder, write(folder.with_suffix(".csv"), ("text", "label"), rows), model, strategy)
+    return adapter(folder, write(folder.with_suffix(".csv"), ("text", "label"), rows), model, strategy, steps)
 
 
 def prices(folder: Path) -> Path:

@@ -43,4 +43,4 @@ def build(args: dict[str, Any]) -> Application:
         names = {"localhost", "127.0.0.1", "::1", *hosts}
         return Guard(service(load_all(adapters)), token, names, limits=Limits(per_minute=rate))
 
-    return serve.deployment(serve.ingress(application)(), name="sweeper").bind()
+    return serve.deployment(name="sweeper")(serve.ingress(application)()).bind()

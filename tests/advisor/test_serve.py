@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +67,7 @@ def test_programs_get_what_the_command_prints(
 def test_answers_are_as_the_schema_says() -> None:
     pytest.importorskip("schemathesis")
     app = Guard(service(load(PACKAGED), "it"), TOKEN, {"testserver"}, limits=Limits(per_minute=10**6))
-    schema = check_against_schema(app, examples=25)
+    schema = check_against_schema(app, examples=12)
     assert {*schema["paths"]} == {"/healthz", "/recommend"}
 
 
@@ -174,12 +173,3 @@ def test_the_page_says_what_fits_and_how_to_ask_the_same() -> None:
     asked = re.search(r"advisor recommend ([^<]*)<", page)
     assert asked
     assert sorted(asked[1].split()) == sorted(line.split())
-
-
-def test_ctrl_c_ends_it_without_a_trace() -> None:
-    started = start("advisor", "serve", "--port", "0", "--no-token")
-    assert "token" not in started.said.lower()
-    started.process.send_signal(signal.SIGINT)
-    _, error = started.process.communicate(timeout=20)
-    assert started.process.returncode == 130
-    assert not error.strip()

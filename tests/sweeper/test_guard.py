@@ -95,6 +95,8 @@ def test_any_address_is_ours_where_every_address_is_listened_on_and_still_no_nam
         ("http://evil.example", 403),
         (f"http://localhost:{PORT}.evil.example", 403),
         ("null", 403),
+        ("http://[", 403),
+        ("", 200),
         ("x", 403),
     ],
 )

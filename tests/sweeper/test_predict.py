@@ -17,7 +17,7 @@ import torch
 from sweeper.adapters import load_adapter, opened
 from sweeper.predict import Predictor, load, load_all
 from sweeper.signature import Signature
-from sweeper.tasks import TaskData, find_task
+from sweeper.tasks import TaskData
 from sweeper.tasks.files import read_table
 from sweeper.tasks.rows import load as load_rows
 from sweeper.train import Predicted, predict
@@ -155,10 +155,10 @@ def test_a_source_model_is_found_again(tmp_path: Path) -> None:
 
 
 def test_one_base_is_in_memory_once(place: Path, bert: str) -> None:
-    folders = {name: asked.sentiment(place / f"shared-{name}", bert) for name in "ab"}
+    folders = {name: asked.sentiment(place / f"shared-{name}", bert, steps=2) for name in "ab"}
     three = [(text, ("one", "two", "three")[i % 3]) for i, (text, _) in enumerate(asked.texts(5))]
     data = asked.write(place / "three.csv", ("text", "label"), three)
-    folders["c"] = asked.adapter(place / "three", data, bert)
+    folders["c"] = asked.adapter(place / "three", data, bert, steps=2)
     found = load_all(folders)
     of = {name: {p.data_ptr(): p for p in one.model.network.parameters()} for name, one in found.items()}
     base = sum(p.numel() for p in found["a"].model.network.parameters())
@@ -276,12 +276,3 @@ def test_what_cannot_be_asked_is_told_in_a_line(line: Line, says: str, mood: Pat
     code, out, error = called("predict", *line(mood))
     assert (code, out) == (2, "")
     assert re.fullmatch(rf"Error: .*{says}.*\n", error)
-
-
-def test_names_of_shipped_tasks_are_told() -> None:
-    film_reviews = find_task("film_reviews")
-    try:
-        data = film_reviews.load(0, 10)
-    except ValueError as error:
-        pytest.skip(str(error))
-    assert data.labels == ("unkind", "kind")
