@@ -34,7 +34,7 @@ STYLE = (
 @media (max-width: 40rem) { .verdict > div { padding: .6rem .75rem; } .verdict .big { font-size: 1.1rem; }
   .verdict dd { font-size: .875rem; } }
 .verdict code { white-space: nowrap; }
-.candidates td:nth-child(2) { min-width: 17rem; }
+.candidates.measured td:nth-child(2) { min-width: 17rem; }
 .candidates th .soft { font-weight: 400; }
 """
 )
@@ -238,7 +238,7 @@ def _candidates(answer: Recommendation) -> Markup:
         label="Candidates, the first first",
         words=2,
     )
-    return element("div", drawn, class_="candidates")
+    return element("div", drawn, class_="candidates measured" if measured else "candidates")
 
 
 def _named(rank: int, own: Candidate, common: str, compares: bool) -> list[object]:

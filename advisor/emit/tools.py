@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from advisor.emit import axolotl, llama_factory, peft, script, torchtune, trl
 from advisor.emit.job import CannotSayError, Job
-from advisor.recommend import Recommendation, fits
+from advisor.recommend import Recommendation
 from advisor.report import in_a_line
 from sweeper.suggest import no_such
 
@@ -58,7 +58,7 @@ def emit(
     found = {own.strategy: own for own in answer.candidates}
     if strategy is not None and strategy not in found:
         raise no_such("candidate", strategy, found)
-    name = strategy or next((own.strategy for own in answer.candidates if fits(own)), answer.candidates[0].strategy)
+    name = strategy or answer.candidates[0].strategy  # what does not fit into memory comes last
     if tool == SWEEPER:
         from advisor.emit import grid  # torch: what cannot run is left out
 

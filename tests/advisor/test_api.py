@@ -81,6 +81,7 @@ def test_situations_come_as_such_as_mappings_and_as_a_frame() -> None:
     )
     wanted = [NEAR, advisor.Situation(large=True, compute="low")]
     assert [own.situation for own in model.recommend(rows)] == wanted
+    assert isinstance(model.recommend(rows)[0].situation.n_train, int)
     assert model.predict(rows).tolist() == model.predict(wanted).tolist() == ["full", "lora"]
     assert model.predict([{"large": True, "compute": "low"}]).tolist() == ["lora"]
     with pytest.raises(ValueError, match="Did you mean 'n_train'"):

@@ -95,6 +95,8 @@ def test_memory_that_was_counted_is_memory_that_is_used() -> None:
     need = tight.candidates[0].need
     assert need is not None
     assert need.checkpointing
+    short = recommend(Situation(model_params=7e9, gpu_memory=16e9, modality="text"), SHIPPED)
+    assert yaml.safe_load(emit(short, "trl"))["load_in_4bit"] is True  # the rules prefer LoRA, which does not fit
     found = yaml.safe_load(emit(tight, "trl"))
     assert found["gradient_checkpointing"] is True
     assert found["per_device_train_batch_size"] == need.rows < 8
