@@ -82,8 +82,10 @@ def load_grid(name_or_path: str, strategies: Sequence[str] = (), own: OwnData | 
             own = of_table(content["data"], content.get("models", []), path.parent)
         return parse_grid(path.stem, content) if own is None else _on_own_data(path.stem, content, own)
     except OSError as error:
-        raise ValueError(f"{name_or_path}: {error.strerror}") from None
-    # TOML's own errors are ValueErrors, a duplicate key among them; the others are values beyond all measure.
+        raise ValueError(f"{name_or_path}: {error.strerror}. Check its path and its permissions") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name_or_path}: {error}: mend that line of TOML") from None
+    # Those that are no ValueErrors are of values beyond all measure.
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path.name if name_or_path in shipped else name_or_path}: {error}") from None
 
