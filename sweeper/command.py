@@ -167,9 +167,13 @@ def _in_words(error: click.ClickException) -> str:
     """Return what click says of a mistake; where it names no way out, with the command that does."""
     text = re.sub(r"is not a valid integer( range)?", "must be a whole number", error.format_message())
     text = re.sub(r"is not a valid float( range)?", "must be a number", text)
+    choice = re.search(r"'([^']*)' is not one of (.+)$", text)
+    if choice is not None:
+        near = difflib.get_close_matches(choice[1], re.findall(r"'([^']*)'", choice[2]), n=1)
+        return f"{text} Did you mean {near[0]!r}?" if near else text
     ours = type(error) is click.UsageError and not text.startswith("Got unexpected")
     context = getattr(error, "ctx", None)
-    if ours or context is None or re.search(r"Did you mean|must be|not one of|not in the range|such as", text):
+    if ours or context is None or re.search(r"Did you mean|must be|not in the range|such as", text):
         return text
     return f"{text.removesuffix('.')}. `{context.command_path} --help` shows what it takes"
 
