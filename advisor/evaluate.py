@@ -134,7 +134,7 @@ def evaluate(
     """
     for name in group_by:
         if name not in frame:
-            raise ValueError(f"no column named {name!r} to group by: there are {', '.join(map(str, frame.columns))}")
+            raise ValueError(f"no column named {name!r} to group by. Available: {', '.join(map(str, frame.columns))}")
     frame = points(frame)
     settings = mean_over_seeds(frame)
     found: dict[str, Any] = {}

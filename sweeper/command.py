@@ -6,6 +6,7 @@ import difflib
 import errno
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -113,6 +114,7 @@ def run(cli: click.Command, name: str) -> None:
         if hasattr(stream, "reconfigure"):  # file names are any bytes, and terminals know only some letters
             stream.reconfigure(errors="backslashreplace")
     try:
+        _refuse_nul(sys.argv[1:])
         code = cli.main(prog_name=name, standalone_mode=False, obj=manners)
     except click.exceptions.Exit as error:
         code = error.exit_code
@@ -146,6 +148,12 @@ def run(cli: click.Command, name: str) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _refuse_nul(arguments: list[str]) -> None:
+    for argument in arguments:
+        if "\0" in argument:
+            raise click.UsageError(f"{argument!r} holds a NUL character, which no name has: leave it out")
+
+
 def _failed(text: str, code: int, error: Exception | None = None) -> int:
     """Print an error in one line, and return the exit code."""
     if error is not None and error.__traceback__ is not None:
@@ -157,11 +165,15 @@ def _failed(text: str, code: int, error: Exception | None = None) -> int:
 
 def _in_words(error: click.ClickException) -> str:
     """Return what click says of a mistake; where it names no way out, with the command that does."""
-    text = error.format_message()
+    text = re.sub(r"is not a valid integer( range)?", "must be a whole number", error.format_message())
+    text = re.sub(r"is not a valid float( range)?", "must be a number", text)
+    choice = re.search(r"'([^']*)' is not one of (.+)$", text)
+    if choice is not None:
+        near = difflib.get_close_matches(choice[1], re.findall(r"'([^']*)'", choice[2]), n=1)
+        return f"{text} Did you mean {near[0]!r}?" if near else text
     ours = type(error) is click.UsageError and not text.startswith("Got unexpected")
     context = getattr(error, "ctx", None)
-    helpful = isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter)
-    if ours or helpful or context is None or "Did you mean" in text:
+    if ours or context is None or re.search(r"Did you mean|must be|not in the range|such as", text):
         return text
     return f"{text.removesuffix('.')}. `{context.command_path} --help` shows what it takes"
 

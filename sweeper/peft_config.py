@@ -100,10 +100,12 @@ def _check(config: Mapping[str, Any], where: str) -> str:
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in READ:
         known = ", ".join(READ)
-        raise ValueError(f"{where}: peft_type {kind!r} is none that is read here ({known}). {WAY_OUT}")
+        raise ValueError(f"{where}: peft_type {kind!r} is none that is read here ({known}); peft itself may load it")
     for key, value in config.items():
         if key not in (*READ[kind], *IDLE) and value not in OFF:
-            raise ValueError(f"{where}: {key} is {str(value)[:80]!r}, which is not supported here. {WAY_OUT}")
+            raise ValueError(
+                f"{where}: {key} is {str(value)[:80]!r}, which is not supported here; peft itself may load it"
+            )
     if kind == "LORA" and config.get("init_lora_weights", True) not in STARTS:
         raise ValueError(
             f"{where}: init_lora_weights {str(config['init_lora_weights'])[:80]!r} changes the base's weights, which "

@@ -29,7 +29,8 @@ WAY_OUT = re.compile(
     | \bpip\ install\b | \bsweeper\ [a-z]+\ | \badvisor\ [a-z]+
     | \b(must|needs?|can\ only|has\ to)\b            # what would be right
     | \bat\ (least|most)\b | \bbelow\b | \b(more|longer|larger)\ than\b | \bread\ are\b
-    | \b(Available|Shipped|Example|Examples|for\ example|such\ as|not\ one\ of|(there\ are|it\ has)\ §)
+    | \b(Available|Shipped|Example|Examples|for\ example|such\ as|not\ one\ of|may\ load\ it)
+    | \b(not\ in\ the\ range|Did\ you\ mean|(there\ are|it\ has)\ §)
     | (^|[:;.,]\ |\bor\ |\band\ |\ \()(?i:{VERBS})\b  # what to do
     """,
     re.VERBOSE,
@@ -95,12 +96,18 @@ def of_tree(
     module: str, tree: ast.AST, classes: Collection[str] = RAISED, constants: Mapping[str, object] = NOTHING
 ) -> Iterator[Error]:
     """Yield the errors that a module makes, whether it raises them at once or hands them on."""
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _name(node.func) in {*classes, *MAKERS} and node.args:
-            for text, values in _texts(node.args[0], constants):
-                words = re.sub(r"\{[^{}]*\}", "", text)
-                bare = bool(values) and not re.search(r"[a-z]{3}", words)
-                yield Error(module, node.lineno, _name(node.func), text, values, bare)
+        if not (isinstance(node, ast.Call) and _name(node.func) in {*classes, *MAKERS} and node.args):
+            continue
+        said = [node.args[0]]
+        if isinstance(said[0], ast.Call) and (writer := functions.get(_name(said[0].func))) is not None:
+            returns = [own.value for own in ast.walk(writer) if isinstance(own, ast.Return) and own.value is not None]
+            said = [own for own in returns if isinstance(own, ast.JoinedStr | ast.Constant)] or said
+        for text, values in (found for own in said for found in _texts(own, constants)):
+            words = re.sub(r"\{[^{}]*\}", "", text)
+            bare = bool(values) and not re.search(r"[a-z]{3}", words)
+            yield Error(module, node.lineno, _name(node.func), text, values, bare)
 
 
 def _name(node: ast.expr) -> str:

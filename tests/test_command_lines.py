@@ -11,6 +11,7 @@ from sweeper.cli import cli as sweeper_cli
 from sweeper.results import ResultsStore
 from tests import small
 from tests.conftest import Command
+from tests.errors import WAY_OUT
 
 BIG_RANK = """
 question = "Does it fit?"
@@ -84,6 +85,7 @@ def test_bad_input_is_one_line_and_writes_nothing(workplace: Path, command: Comm
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Error: ")
     assert re.search(says, last)
+    assert WAY_OUT.search(last.removeprefix("Error: ")), "it says what to do"
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert files(workplace) == before

@@ -234,6 +234,9 @@ def test_imports_follow_the_table(name: str) -> None:
         "from advisor.cli import cli; cli(['recommend', '--format', 'json'], standalone_mode=False)",
         "from advisor.cli import cli; cli(['plan', '--model-params', '7B', '--device', 'l4'], standalone_mode=False)",
         "from sweeper.cli import cli; cli(['--help'], standalone_mode=False)",
+        "from advisor.cli import cli; cli(['--help'], standalone_mode=False)",
+        "from click.shell_completion import BashComplete as B; from sweeper.cli import cli; "
+        "assert B(cli, {}, 'sweeper', '').get_completions(['launch', '--strategy'], 'lo')[0].value == 'lora'",
         "import sweeper",
         "from advisor.cli import cli; cli(['recommend', '--large-model', '--emit', 'trl'], standalone_mode=False)",
         "from advisor.cli import cli; cli(['report', '--large-model'], standalone_mode=False)",

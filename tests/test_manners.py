@@ -116,6 +116,7 @@ def test_what_the_system_refuses_has_a_way_out(here: Path, called: Called, monke
         ("show --sumary", "Did you mean '--summary'?"),
         ("show --nothing-like-it", "`sweeper show --help` shows what it takes"),
         ("show --status compleet", "'compleet' is not one of 'complete'"),
+        ("show --status compleet", "Did you mean 'complete'?"),
         ("show --strategy loar", "Did you mean 'lora'?"),
         ("-q show -v", "--quiet and --verbose contradict one another"),
     ],

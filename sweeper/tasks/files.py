@@ -410,7 +410,7 @@ def _numbered(split: list[str]) -> Iterator[tuple[str, int]]:
 def _not_to_be_had(data: str, name: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:150]
     if Path(name).exists():
-        return f"{data}: datasets cannot read this folder ({reason})"
+        return f"{data}: datasets cannot read this folder ({reason}): name a file in it"
     return (
         f"{data} is not here and cannot be fetched ({type(error).__name__}: {reason}). With a network: check the name. "
         f"Without: on a machine that has one, `hf download {name} --repo-type dataset --local-dir FOLDER`, bring the "

@@ -79,11 +79,11 @@ def read_folder(folder: Path) -> Table:
 def _no_images(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     if any(file.suffix.lower() in SUFFIXES for file in files):
-        return f"the images in {str(folder)!r} lie in no folder of a class: FOLDER/CLASS/image.png is what is read"
+        return f"the images in {str(folder)!r} lie in no folder of a class: put them in such, FOLDER/CLASS/image.png"
     tables = [file.name for file in files if file.suffix.lower() in (".csv", ".tsv", ".parquet", ".jsonl", ".json")]
     if tables:
         return f"{str(folder)!r} has no images in folders of classes, but {tables[0]}: name that file"
-    return f"{str(folder)!r} has no images in folders of classes (FOLDER/CLASS/image.png)"
+    return f"{str(folder)!r} has no images in folders of classes: put them in such, FOLDER/CLASS/image.png"
 
 
 def decode(
