@@ -114,7 +114,7 @@ def as_request(options: Mapping[str, Any]) -> Request:
     """
     asked = {field.name: options[field.name] for field in fields(Request)}
     for name in ("strategies", "models", "objectives", "log"):
-        asked[name] = (asked[name],) if isinstance(asked[name], str) else tuple(asked[name])
+        asked[name] = (asked[name],) if isinstance(asked[name], str) else tuple(asked[name] or ())
     for name in ("budget", "trial_timeout", "stop_after"):
         asked[name] = None if asked[name] is None else seconds(asked[name])
     for name in ("results", "data"):
