@@ -94,15 +94,10 @@ def _naming(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-<<<<<<< HEAD
-        raise ValueError(f"{where}: {error.strerror}") from None
-    # TOML's own errors are ValueErrors, a duplicate key among them; the others are values beyond all measure.
-=======
-        raise ValueError(f"{name_or_path}: {error.strerror}. Check its path and its permissions") from None
+        raise ValueError(f"{where}: {error.strerror}. Check its path and its permissions") from None
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{name_or_path}: {error}: mend that line of TOML") from None
+        raise ValueError(f"{where}: {error}: mend that line of TOML") from None
     # Those that are no ValueErrors are of values beyond all measure.
->>>>>>> manners
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{where}: {error}") from None
 
