@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from advisor.emit.tools import NAMES as TOOLS
+from advisor.emit_cli import emitted
 from advisor.evidence import PACKAGED, load
 from advisor.explain import explained
 from advisor.next_cli import next_
-from advisor.options import fitted_option, fitted_path, question_of, situation_options
+from advisor.options import NOTHING_FEASIBLE, fitted_option, fitted_path, question_of, situation_options
 from advisor.plan_cli import plan_command
 from advisor.recommend import recommend as make_recommendation
 from advisor.report import as_json, as_text
-from sweeper import __version__
-from sweeper.command import run
-from sweeper.printing import Duration
+from advisor.report_cli import report
+from advisor.serve_cli import serve
+from sweeper.command import root, run
+from sweeper.completion import names
+from sweeper.printing import Duration, format_option, print_json, tell, warn
 
-NOTHING_FEASIBLE = 4
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="advisor")
+@root("advisor")
 def cli() -> None:
     """Which fine-tuning strategy, with which settings, for my model, data and budget?
 
@@ -35,12 +35,15 @@ def cli() -> None:
     advisor explain lora --large-model --compute low
     advisor plan --model-params 7B --gpu-memory 24GB
     advisor next --data reviews.csv      the trials that would settle it
+    advisor report --large-model         the answer as one HTML file
     advisor fit                          learn from the trials in results/
     """
 
 
 cli.add_command(plan_command)
 cli.add_command(next_)
+cli.add_command(serve)
+cli.add_command(report)
 
 
 @cli.command()
@@ -54,8 +57,20 @@ cli.add_command(next_)
 )
 @click.option("--results", "folder", metavar="DIR", help="For --probe: the store of its trials. [default: results]")
 @fitted_option
-@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
-def recommend(budget: float | None, folder: str | None, fitted: str | None, form: str, **given: Any) -> None:
+@click.option("--emit", "tool", type=click.Choice(TOOLS), help="Instead of the answer: a file that this tool accepts.")
+@click.option("--pick", metavar="STRATEGY", help="For --emit: another candidate. [default: the first that fits]")
+@click.option("--output", metavar="FILE", help="For --emit: the file to write. [default: standard output]")
+@format_option
+def recommend(
+    budget: float | None,
+    folder: str | None,
+    fitted: str | None,
+    tool: str | None,
+    pick: str | None,
+    output: str | None,
+    form: str,
+    **given: Any,
+) -> None:
     """Rank strategies for a situation. What is left out is not guessed: the answer says what it depends on.
 
     \b
@@ -64,7 +79,13 @@ def recommend(budget: float | None, folder: str | None, fitted: str | None, form
     advisor recommend --model-params 124M --task-different --n-train 500 --gpu-memory 16GB --modality text
     advisor recommend --data reviews.csv --model minilm
     advisor recommend --data reviews.csv --model minilm --probe 60s
+    advisor recommend --large-model --compute low --model meta-llama/Llama-3.2-1B --emit trl --output sft.yaml
     """
+    if tool is not None:
+        emitted(tool, pick, output, fitted, given, {"--probe": budget, "--format json": form == "json"})
+        return
+    if pick is not None or output is not None:
+        raise click.UsageError("--pick and --output are for --emit TOOL")
     if budget is not None and given["data_name"] is None:
         raise click.UsageError("--probe trains on your own rows: add --data DATA")
     if folder is not None and budget is None:
@@ -80,19 +101,19 @@ def recommend(budget: float | None, folder: str | None, fitted: str | None, form
         answer = make_recommendation(question.situation, stored)
         text, content = as_text(answer), as_json(answer)
     if form == "json":
-        click.echo(json.dumps({**content, "fitted": str(path)}, indent=2))
+        print_json({**content, "fitted": str(path)})
     else:
         click.echo(text, nl=False)
-        click.echo(f"Fitted file: {'shipped with the package' if path == PACKAGED else path}", err=True)
+        tell(f"Fitted file: {'shipped with the package' if path == PACKAGED else path}")
     if content.get("feasible") is False:
         raise click.exceptions.Exit(NOTHING_FEASIBLE)
 
 
 @cli.command()
-@click.argument("strategy", required=False)
+@click.argument("strategy", required=False, shell_complete=names("strategy"))
 @situation_options
 @fitted_option
-@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@format_option
 def explain(strategy: str | None, fitted: str | None, form: str, **given: Any) -> None:
     """Say in words why a STRATEGY stands where it does in the answer; without one, the first of the answer.
 
@@ -104,7 +125,7 @@ def explain(strategy: str | None, fitted: str | None, form: str, **given: Any) -
     answer = make_recommendation(question_of(given).situation, load(path))
     text = explained(answer, strategy)
     if form == "json":
-        click.echo(json.dumps({**as_json(answer), "explained": text.split("\n"), "fitted": str(path)}, indent=2))
+        print_json({**as_json(answer), "explained": text.split("\n"), "fitted": str(path)})
     else:
         click.echo(text)
 
@@ -116,8 +137,14 @@ def explain(strategy: str | None, fitted: str | None, form: str, **given: Any) -
     type=click.Path(dir_okay=False),
     help="File to write. [default: DIR/advisor.json]",
 )
-def fit(folder: str, output: str | None) -> None:
-    """Fit the advisor from the trials of a store, those in its sub-folders included."""
+@format_option
+def fit(folder: str, output: str | None, form: str) -> None:
+    """Fit the advisor from the trials of a store, those in its sub-folders included.
+
+    \b
+    advisor fit
+    advisor fit --results runs --output runs/advisor.json
+    """
     from advisor.fit import fit as fit_store
     from advisor.fit import write
     from advisor.published import cited_tables, published
@@ -126,7 +153,7 @@ def fit(folder: str, output: str | None) -> None:
 
     contents = read_store(folder)
     for damage in contents.damage:
-        click.echo(f"Warning: {damage}", err=True)
+        warn(f"Warning: {damage}")
     tables = cited_tables(folder)
     shipped = load(PACKAGED)
     others = published(tables) if tables else (shipped.published, shipped.rates)
@@ -135,13 +162,14 @@ def fit(folder: str, output: str | None) -> None:
     path = path / "advisor.json" if output is None else path
     write(fitted, path)
     settings = sum(len(m.settings) for m in fitted.situations)
-    click.echo(
-        f"Fitted {fitted.trials} trials: {len(fitted.situations)} situations, {settings} settings -> {path}", err=True
-    )
+    tell(f"Fitted {fitted.trials} trials: {len(fitted.situations)} situations, {settings} settings -> {path}")
     if fitted.doubted:
         first = ", ".join(f"{trial} ({reason})" for trial, reason in list(fitted.doubted.items())[:3])
         more = ", ..." if len(fitted.doubted) > 3 else ""
-        click.echo(f"{len(fitted.doubted)} trials are doubted: {first}{more}", err=True)
+        tell(f"{len(fitted.doubted)} trials are doubted: {first}{more}")
+    if form == "json":
+        content = {"file": str(path), "trials": fitted.trials, "situations": len(fitted.situations)}
+        print_json({**content, "settings": settings, "doubted": dict(fitted.doubted)})
 
 
 @cli.command()
@@ -153,7 +181,7 @@ def fit(folder: str, output: str | None) -> None:
 )
 @click.option("--only", metavar="GROUP,...", default="", help="Figures of these groups; all others are learned from.")
 @click.option("--seed", default=0, show_default=True, help="Of the resampled groups.")
-@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@format_option
 def evaluate(folder: str, groups: str, only: str, seed: int, form: str) -> None:
     """Say how good the advice is on groups that it has not seen, each left out in turn.
 
@@ -169,7 +197,7 @@ def evaluate(folder: str, groups: str, only: str, seed: int, form: str) -> None:
     named = [own.strip() for own in only.split(",") if own.strip()]
     found = leave_out(read(folder), [own.strip() for own in groups.split(",")], seed, named)
     if form == "json":
-        click.echo(json.dumps(found, indent=2, allow_nan=False))
+        print_json(found)
         return
     for block, parts in found.items():
         click.echo(f"{block.replace('_', ' ')}: points lost to the best of each situation")

@@ -160,7 +160,7 @@ def _flux(config: Mapping[str, Any], where: str) -> ModelShape:
     hidden = heads * width
     ratio = config.get("mlp_ratio", 3.0)
     if not isinstance(ratio, int | float) or not 0 < ratio < 100:
-        raise ValueError(f"{where} has mlp_ratio {ratio!r:.50}, which is no ratio")
+        raise ValueError(f"{where} has mlp_ratio {ratio!r:.50}, which is no ratio: it must be a number above 0")
     inner = int(hidden * ratio)
     linears = (
         *(Linear(role, hidden, hidden, 2 * double) for role in ("query", "key", "value", "attn_out")),

@@ -56,14 +56,14 @@ def contenders(answer: Recommendation, place: Place, most: int = MOST) -> tuple[
         if len(found) >= most or (len(found) >= LEAST and name not in ranked):
             break
         try:
-            found.append(_contender(name, ranked.get(name), place))
+            found.append(contender(name, ranked.get(name), place))
         except ValueError as error:  # also a strategy of a package that is not here
             left_out[name] = str(error)
     order = [*ranked, *RIVALS]
     return sorted(found, key=lambda own: order.index(own.strategy)), left_out
 
 
-def _contender(name: str, candidate: Candidate | None, place: Place) -> Contender:
+def contender(name: str, candidate: Candidate | None, place: Place) -> Contender:
     """Return a strategy with the settings that are advised, or the nearest smaller ones that fit the model.
 
     Raises:

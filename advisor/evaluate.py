@@ -88,7 +88,10 @@ class Table:
         places = situations(frame)
         group = pd.Series(["|".join(map(str, own)) for own in frame[list(group_by)].itertuples(index=False)], dtype=str)
         if len(frame) and (group.groupby(places).transform("nunique") > 1).any():
-            raise ValueError(f"{', '.join(group_by)} differs within a situation (source, task, n_train, backbone)")
+            raise ValueError(
+                f"{', '.join(group_by)} differs within a situation (source, task, n_train, backbone): group by one "
+                "of these"
+            )
         loss = frame.groupby(places)["score"].transform("max") - frame["score"]
         rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
         return cls(
@@ -145,7 +148,8 @@ def evaluate(
             continue
         if len(np.unique(table.group)) < 2:
             raise ValueError(
-                f"fewer than two groups by {', '.join(group_by)} have situations with a choice: nothing can be left out"
+                f"fewer than two groups by {', '.join(group_by)} have situations with a choice: nothing can be left "
+                "out. `sweeper import` adds more, or try another --group-by"
             )
         judged = [own for source in sources_of(table) for own in leave_out(table, source, joint)]
         if only:

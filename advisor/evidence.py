@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -273,6 +274,7 @@ class Fitted:
 
 
 MOST_BYTES = 64 * 2**20
+log = logging.getLogger(__name__)
 
 
 def load(path: Path) -> Fitted:
@@ -288,6 +290,7 @@ def load(path: Path) -> Fitted:
         if content["schema"] > SCHEMA:
             raise ValueError(f"its schema {content['schema']} is newer than this version's {SCHEMA}")
         situations = [_measured(entry) for entry in content["situations"]]
+        log.debug("%d situations of %s trials in %s", len(situations), content["trials"], path)
         return Fitted(
             content["trials"],
             content["newest"],

@@ -24,6 +24,8 @@ class Need:
     Attributes:
         verdict: "fits", "tight" or "does not fit"; ``None`` where the memory of the device is not known.
         under: Precision, rows and tokens of a step.
+        rows: At once.
+        checkpointing: Whether activations are computed again.
     """
 
     memory_bytes: Interval
@@ -31,6 +33,8 @@ class Need:
     trainable_params: int
     verdict: str | None
     under: str
+    rows: int
+    checkpointing: bool
 
 
 def need(strategy: str, settings: Mapping[str, Any], situation: Situation) -> Need | None:
@@ -53,6 +57,8 @@ def need(strategy: str, settings: Mapping[str, Any], situation: Situation) -> Ne
             trainable_params=costs.trainable_params,
             verdict=None if situation.gpu_memory is None else verdict(costs.memory_bytes, situation.gpu_memory),
             under=f"{costs.precision}, {rows} x {tokens} tokens at once{', checkpointing' * checkpointing}",
+            rows=rows,
+            checkpointing=checkpointing,
         )
         if found.verdict == "fits":
             break

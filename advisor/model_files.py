@@ -88,7 +88,9 @@ def header(folder: Path, name: str) -> Tensors:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise ValueError(f"{where} is no safetensors file, or is cut off: {size:,} bytes, a header of {length:,}")
+            raise ValueError(
+                f"{where} is no safetensors file, or is cut off: {size:,} bytes, a header of {length:,}. {WAY_OUT}"
+            )
         if length > MAX_HEADER:
             raise ValueError(f"{where} has a header of {length:,} bytes; at most {MAX_HEADER:,} are read. {WAY_OUT}")
         found = parse_object(file.read(length), f"the header of {where}")

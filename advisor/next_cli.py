@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import click
 from advisor.evidence import load
 from advisor.options import fitted_option, fitted_path, question_of, situation_options
 from advisor.recommend import recommend
+from sweeper.printing import format_option, print_json, tell
 
 
 @click.command("next")
@@ -19,7 +19,7 @@ from advisor.recommend import recommend
 @click.option("--seeds", type=click.IntRange(2, 20), default=3, show_default=True, help="Of each trial that is new.")
 @click.option("--output", metavar="FILE.toml", help="Write the trials as a grid for `sweeper launch --grid FILE.toml`.")
 @fitted_option
-@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@format_option
 def next_(seeds: int, output: str | None, fitted: str | None, form: str, **given: Any) -> None:
     """Name the few trials that would most reduce what is uncertain in the advice.
 
@@ -37,7 +37,7 @@ def next_(seeds: int, output: str | None, fitted: str | None, form: str, **given
     if file is not None and file.exists():
         raise ValueError(f"{output!r} is there already: --output FILE.toml names another, or delete it")
     if file is not None and not file.parent.is_dir():
-        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into")
+        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into: make it first")
     stored = load(fitted_path(fitted))
     question = question_of(given)
     from advisor.next_trials import next_trials, to_toml  # torch: what cannot run is left out
@@ -49,18 +49,16 @@ def next_(seeds: int, output: str | None, fitted: str | None, form: str, **given
     launch = f"sweeper launch --grid {shlex.quote(str(file))}" if file is not None and found.trials else None
     if form == "json":
         content = {"why": list(found.why), "trials": found.trials, "grid": dict(found.grid) if found.grid else None}
-        click.echo(json.dumps({**content, "file": str(file) if launch else None, "launch": launch}, indent=2))
+        print_json({**content, "file": str(file) if launch else None, "launch": launch})
         return
     click.echo("\n".join(found.why))
     if not found.trials:
-        click.echo("No trials to run." + (f" {output} was not written." if output else ""), err=True)
+        tell("No trials to run." + (f" {output} was not written." if output else ""))
         return
     click.echo("")
     if launch is None:
         click.echo(to_toml(found), nl=False)
-        click.echo(
-            "The same command with --output next.toml writes this; then: sweeper launch --grid next.toml", err=True
-        )
+        tell("The same command with --output next.toml writes this; then: sweeper launch --grid next.toml")
     else:
         click.echo(launch)
-        click.echo("Then `advisor fit`, and ask again.", err=True)
+        tell("Then `advisor fit`, and ask again.")

@@ -69,8 +69,9 @@ def next_trials(
         place = own.on(answer.situation.n_train)
         why = f"no stored trial of {place.model} on {own.data}"
         why += f"; the nearest are of {nearest.model} on {nearest.task}." if near and nearest else ", and none is near."
-        return _grid(answer, place, seeds, why, _data_table(own, folder))
-    return _grid(answer, *_stand_in(answer, nearest, seeds))
+        return _grid(answer, place, seeds, why, data_table(own, folder))
+    place, why = stand_in(answer)
+    return _grid(answer, place, seeds, why)
 
 
 def _more_seeds(measured: Measured, answer: Recommendation, own: bool) -> NextTrials:
@@ -161,10 +162,8 @@ def _entry_of(setting: Setting) -> dict[str, Any]:
     return {"name": setting.strategy, **setting.hparams, **asdict(train)}
 
 
-def _stand_in(
-    answer: Recommendation, nearest: Measured | None, seeds: int
-) -> tuple[Place, int, str, Mapping[str, Any] | None]:
-    """Return where trials run that stand in for those on rows that were not brought.
+def stand_in(answer: Recommendation) -> tuple[Place, str]:
+    """Return where trials run that stand in for those on rows that were not brought, and why there.
 
     Raises:
         ValueError: nothing can stand in for them.
@@ -189,6 +188,7 @@ def _stand_in(
             "small models settle nothing for a large one: --data FILE --model hf:NAME runs it on your rows"
         )
     model, task, batch_size, steps = STAND_INS[situation.modality]
+    nearest = next(iter(answer.comparable), None)
     if nearest is not None and nearest.modality == situation.modality and _is_here(nearest.task):
         first = nearest.ranked()[0]
         model, task, batch_size, steps = nearest.model, nearest.task, first.train["batch_size"], nearest.steps
@@ -199,7 +199,7 @@ def _stand_in(
         f"nothing stored is near. {model} on {task}, {n_train} rows, stands in for your model and rows, of which it "
         "may say little: --data FILE (--model NAME) takes those."
     )
-    return place, seeds, why, None
+    return place, why
 
 
 def _is_here(task: str) -> bool:
@@ -218,14 +218,22 @@ def _grid(
     if not field:
         raise ValueError("; ".join(dict.fromkeys(left_out.values())))
     lines = [f"{why[:1].upper()}{why[1:]} These trials would settle which of {len(field)} strategies to take:"]
-    entries = []
     for own in field:
-        entries.append(_entry(own))
         rates = ", ".join(f"{rate:g}" for rate in sorted(own.rates))
         lines.append(f"  {own.strategy}, learning rates {rates}, seeds 0 to {seeds - 1}")
     lines += [f"  left out: {name}: {reason}" for name, reason in left_out.items()]
+    return grid_of(field, place, seeds, lines, data)
+
+
+def grid_of(
+    field: Sequence[Contender],
+    place: Place,
+    seeds: int,
+    why: Sequence[str],
+    data: Mapping[str, Any] | None = None,
+) -> NextTrials:
+    """Return the grid of some strategies in a place, with a last line on how much that is."""
     trials = seeds * sum(len(own.rates) for own in field)
-    lines.append(f"{trials} trials of {place.steps} steps, {place.batch_size} rows each.")
     where = {"models": [place.model], "tasks": [place.task]} if data is None else {"models": [place.model]}
     grid: dict[str, Any] = {
         "question": f"Which of {', '.join(own.strategy for own in field)} is best?",
@@ -236,7 +244,8 @@ def _grid(
     if data is not None:
         grid["data"] = data
     grid["train"] = {"steps": place.steps, "batch_size": place.batch_size}
-    return NextTrials(lines, {**grid, "strategies": entries}, trials)
+    lines = [*why, f"{trials} trials of {place.steps} steps, {place.batch_size} rows each."]
+    return NextTrials(lines, {**grid, "strategies": [_entry(own) for own in field]}, trials)
 
 
 def _entry(own: Contender) -> dict[str, Any]:
@@ -244,7 +253,7 @@ def _entry(own: Contender) -> dict[str, Any]:
     return {"name": own.strategy, **complete, "lr": sorted(own.rates)}
 
 
-def _data_table(own: OwnRows, folder: Path) -> dict[str, Any]:
+def data_table(own: OwnRows, folder: Path) -> dict[str, Any]:
     """Return the table [data] of a grid file: what the user said, and no more."""
     said = {key: getattr(own.asked, name) for key, name in KEYS.items()}
     found = {key: value for key, value in said.items() if value is not None}

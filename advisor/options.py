@@ -11,13 +11,17 @@ import click
 
 from advisor.evidence import PACKAGED
 from advisor.first import OWN
-from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, parse_bytes, parse_count
+from advisor.situation import COMPUTE_GPU_BYTES, DATA_SIZES, Situation, flag, parse_bytes, parse_count
+from sweeper.completion import names
 from sweeper.data_cli import DATA_OPTIONS, data_options
+from sweeper.printing import tell
 
 if TYPE_CHECKING:
     from advisor.own import OwnRows
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+NOTHING_FEASIBLE = 4
+"""The exit code where no candidate fits into memory."""
 
 SITUATION = (
     click.option("--large-model/--small-model", "large", default=None, help="Over 1 B parameters or not."),
@@ -38,7 +42,12 @@ SITUATION = (
     ),
     click.option("--modality", type=click.Choice(["text", "image", "tabular"]), help="What the rows are."),
     click.option("--data", "data_name", metavar="DATA", help="Your own rows: what can be read off them is not asked."),
-    click.option("--model", metavar="NAME", help="For --data, as `sweeper launch` has it. [default: what suits them]"),
+    click.option(
+        "--model",
+        metavar="NAME",
+        help="For --data, as `sweeper launch` has it. [default: what suits them]",
+        shell_complete=names("model"),
+    ),
 )
 fitted_option = click.option(
     "--fitted",
@@ -58,6 +67,23 @@ def situation_options(command: Command) -> Command:
 def fitted_path(fitted: str | None) -> Path:
     """Return the fitted file to ask: the one named, else the user's own, else the shipped one."""
     return Path(fitted) if fitted is not None else OWN if OWN.exists() else PACKAGED
+
+
+def command_line(situation: Situation, command: str = "recommend") -> str:
+    """Return what one types to ask this; numbers stand for the answers that follow from them."""
+    said = ["advisor", command]
+    for question, name, option in (
+        ("large", "model_params", "--model-params"),
+        ("similar", None, None),
+        ("data", "n_train", "--n-train"),
+        ("compute", "gpu_memory", "--gpu-memory"),
+    ):
+        number = getattr(situation, name) if name else None
+        if number is not None:
+            said.append(f"{option} {number / 1e9:g}GB" if name == "gpu_memory" else f"{option} {number:.15g}")
+        elif situation.answer(question) is not None:
+            said.append(flag(question, situation.answer(question)))
+    return " ".join([*said, *([f"--modality {situation.modality}"] if situation.modality else [])])
 
 
 @dataclass(frozen=True)
@@ -87,7 +113,7 @@ def question_of(given: dict[str, Any]) -> Question:
         from advisor.own import read  # torch, pandas: only where there are rows
 
         own = read(given["data_name"], given["model"], columns)
-        click.echo(own.in_a_line(), err=True)
+        tell(own.in_a_line())
     else:
         for name, value in {"model": given["model"], **columns}.items():
             if value is not None:

@@ -45,12 +45,17 @@ class OwnRows:
     Attributes:
         asked: Where they are, and how they are to be understood.
         n_train: The whole training pool.
+        work: Classification, regression, tagging or generation.
+        inputs, label: The columns.
         place: Training on all of it, with settings that suit the rows and the model.
     """
 
     asked: Asked
     n_train: int
     modality: str
+    work: str
+    inputs: tuple[str, ...]
+    label: str | None
     model_params: int
     place: Place
 
@@ -93,4 +98,6 @@ def read(data: str, model: str | None, columns: dict[str, Any]) -> OwnRows:
     rates = None if train["lr"] == "space" else tuple(train["lr"])
     place = Place(name, task, n_train, train["batch_size"], train["steps"], rates)
     params, modality = described(place.trial("full", {}, 1e-3))
-    return OwnRows(asked, n_train, modality, params, place)
+    report = own.prepared.report
+    inputs, label = tuple(map(str, report["inputs"])), report["label"]
+    return OwnRows(asked, n_train, modality, report["work"], inputs, label, params, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from advisor.model_files import read
 from advisor.plan import Choice, Setup, plan
 from advisor.shapes import from_count
 from advisor.situation import parse_bytes, parse_count
+from sweeper.printing import format_option, print_json
 
 GB = 1e9
 
@@ -32,7 +32,7 @@ GB = 1e9
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True, help="Of --n-train.")
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps. [default: from --n-train, else 1000]")
 @click.option("--checkpointing", is_flag=True, help="Compute activations again instead of keeping them.")
-@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@format_option
 def plan_command(
     model_params: str | None,
     model: str | None,
@@ -71,7 +71,7 @@ def plan_command(
     )
     choices, left_out = plan(setup)
     if form == "json":
-        click.echo(json.dumps(_as_json(setup, choices, left_out), indent=2))
+        print_json(_as_json(setup, choices, left_out))
         return
     click.echo(_described(setup))
     for line in _table(choices, setup):

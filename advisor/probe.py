@@ -99,7 +99,10 @@ def probe(
     race.best_on_seeds(better, [own for own in field if own not in better])
     if not any(round_.scores for round_ in race.rounds):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise TooShortError(f"no trial of {place.model} on {own.data} came to its end within {budget:g} s ({reasons})")
+        raise TooShortError(
+            f"no trial of {place.model} on {own.data} came to its end within {budget:g} s ({reasons}). Give it "
+            "longer, or name a smaller --model"
+        )
     frozen = max((facts[name] for name in ("knn_score", "probe_score") if name in facts), default=None)
     deciding, undecided = race.deciding(first.spoke == "evidence", frozen)
     after = first if deciding is None else recommend(known, _with(fitted, place, deciding.steps, store))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
-
 from advisor.evidence import Fitted
 from advisor.options import Question
 from advisor.probe import TooShortError, probe
 from advisor.probe_report import as_json, as_text
+from sweeper.printing import tell, warn
 from sweeper.results import ResultsStore
 from sweeper.upkeep import settle
 
@@ -27,9 +26,9 @@ def answer_after_probe(question: Question, fitted: Fitted, folder: str, budget: 
     store = ResultsStore(folder, create=True)
     settle(store)
     try:
-        found = probe(question.own, question.situation, fitted, store, budget, lambda line: click.echo(line, err=True))
+        found = probe(question.own, question.situation, fitted, store, budget, tell)
     except TooShortError as error:
-        click.echo(f"Error: {error}", err=True)
+        warn(f"Error: {error}")
         sys.exit(NOTHING_FEASIBLE)
     finally:
         store.close()

@@ -49,7 +49,7 @@ def _of_source(frame: pd.DataFrame) -> list[Published]:
     for strategy, own in best.groupby(best["strategy"].map(lambda name: plain_name(str(name))), sort=True):
         top = own.sort_values(["behind", "score"], ascending=[True, False]).iloc[0]
         raw = frame[(frame["strategy"] == top["strategy"]) & (frame["task"] == top["task"])]
-        raw = raw[raw["backbone"].fillna("").astype(str) == top["backbone"]]
+        raw = raw[raw["backbone"].astype(object).fillna("").astype(str) == top["backbone"]]
         first = raw.loc[raw["score"].idxmax() if top["better"] == "higher" else raw["score"].idxmin()]
         sizes = [float(size) for size in own["backbone_params"] if not missing(size)]
         found.append(

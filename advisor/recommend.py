@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from advisor.evidence import Carry, Fitted, Measured, Published, Rate, Setting
+from advisor.evidence import PACKAGED, Carry, Fitted, Measured, Published, Rate, Setting, load
 from advisor.feasible import Need, need, not_beaten
 from advisor.portfolio import Standing, standings
 from advisor.rules import DEFAULTS, REMARKS, Defaults, Remark, Verdict, decide
@@ -96,13 +96,30 @@ class Recommendation:
         """Whether any candidate fits into the memory there is, as far as that is known."""
         return any(fits(candidate) for candidate in self.candidates)
 
+    def __str__(self) -> str:
+        """Return the answer as `advisor recommend` prints it."""
+        from advisor.report import as_text  # which takes an answer apart, as everything that shows one
 
-def recommend(situation: Situation, fitted: Fitted) -> Recommendation:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return the answer as a notebook shows it."""
+        from advisor.page import fragment
+
+        return fragment(self)
+
+
+def recommend(situation: Situation, fitted: Fitted | None = None) -> Recommendation:
     """Return the ranked answer for a situation.
 
     The rules decide, unless a measured situation is near enough (`Measured.is_near`) to overrule them.
     Where an unanswered question matters, every case is named instead of one being guessed.
+
+    Args:
+        situation: What is known.
+        fitted: What trials say; what ships with the package, if ``None``.
     """
+    fitted = load(PACKAGED) if fitted is None else fitted
     verdicts = decide(situation)
     comparable = sorted(
         sorted((m for m in fitted.situations if m.fits(situation)), key=Measured.weight, reverse=True),

@@ -64,6 +64,11 @@ def as_text(answer: Recommendation) -> str:
     return "\n".join(_lines(answer)) + "\n"
 
 
+def in_a_line(answer: Recommendation) -> str:
+    """Return what the answer comes to, in a line."""
+    return " ".join(headline(answer))
+
+
 def _lines(answer: Recommendation) -> Iterator[str]:
     yield from _headline(answer)
     yield ""
@@ -74,7 +79,8 @@ def _lines(answer: Recommendation) -> Iterator[str]:
     for rule in dict.fromkeys(rule.name for verdict in answer.verdicts for rule in verdict.rules):
         yield from _reason(next(r for verdict in answer.verdicts for r in verdict.rules if r.name == rule))
     yield "Evidence:"
-    yield from _evidence(answer)
+    for sentence in evidence(answer):
+        yield from bullet(sentence)
     if answer.flips:
         yield "What would flip the choice:"
         for flip in answer.flips:
@@ -90,20 +96,32 @@ def _reason(rule: Rule) -> Iterator[str]:
 
 
 def _headline(answer: Recommendation) -> Iterator[str]:
+    known, first, *rest = headline(answer)
+    yield known
+    yield from bullet(first, 0, mark="")
+    for line in rest:
+        yield from bullet(line) if answer.spoke == "depends" else bullet(line, 0, mark="")
+
+
+def headline(answer: Recommendation) -> list[str]:
+    """Return what is known, what the answer comes to, and what is to be said of it at once: a sentence each."""
     known = [describe(q, value) for q in QUESTIONS if (value := answer.situation.answer(q)) is not None]
-    yield f"For {', '.join(known) if known else 'a situation of which nothing is known'}:"
+    return [f"For {', '.join(known) if known else 'a situation of which nothing is known'}:", *_comes_to(answer)]
+
+
+def _comes_to(answer: Recommendation) -> Iterator[str]:
     if answer.spoke == "depends":
         yield "It depends on what was not said:"
         for verdict in answer.verdicts:
             flags = " ".join(flag(question, answers[0]) for question, answers in verdict.given.items())
-            yield from bullet(f"{_given(verdict)}: {' or '.join(verdict.prefer)} ({flags})")
+            yield f"{_given(verdict)}: {' or '.join(verdict.prefer)} ({flags})"
         return
     if answer.spoke == "rules":
         yield f"{' or '.join(answer.verdicts[0].prefer)}, by the rules."
-        yield from _what_fits(answer)
+        yield from what_fits(answer)
         return
     first = answer.candidates[0]
-    yield from bullet(f"{first.strategy} ({_settings(first.settings)}), by trials of a near situation.", 0, mark="")
+    yield f"{first.strategy} ({settings_text(first.settings)}), by trials of a near situation."
     prefer = answer.verdicts[0].prefer
     if len(answer.verdicts) == 1 and first.strategy not in prefer:
         tried = any(c.estimate is not None for c in answer.candidates if c.strategy in prefer)
@@ -112,7 +130,7 @@ def _headline(answer: Recommendation) -> Iterator[str]:
         )
 
 
-def _what_fits(answer: Recommendation) -> Iterator[str]:
+def what_fits(answer: Recommendation) -> Iterator[str]:
     """Yield what memory leaves of what the rules prefer, where that is not all."""
     prefer, memory = answer.verdicts[0].prefer, answer.situation.gpu_memory
     if memory is None or all(fits(own) for own in answer.candidates if own.strategy in prefer):
@@ -135,7 +153,8 @@ def _given(verdict: Verdict) -> str:
     return "with " + ", ".join(parts)
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings in words."""
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
     )
@@ -143,14 +162,14 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 def _candidate(rank: int, candidate: Candidate) -> Iterator[str]:
     mark = " [rules]" if candidate.by_rules else ""
-    yield from bullet(f"{candidate.strategy}{mark}: {_settings(candidate.settings)}", indent=0, mark=f"{rank:2}.")
+    yield from bullet(f"{candidate.strategy}{mark}: {settings_text(candidate.settings)}", indent=0, mark=f"{rank:2}.")
     if candidate.need is not None:
         yield from bullet(needed(candidate.need), indent=4, mark="")
     estimate = candidate.estimate
     if estimate is None:
         yield from bullet(f"settings: {candidate.settings_from}; no trial", indent=4, mark="")
         for own in candidate.published:
-            yield from bullet(_published(own), indent=4, mark="", breaking=True)
+            yield from bullet(published_text(own), indent=4, mark="", breaking=True)
         return
     spread = f" ± {100 * estimate.std:.1f}" if estimate.std is not None else ""
     yield from bullet(
@@ -175,7 +194,7 @@ def needed(own: Need) -> str:
     )
 
 
-def _published(own: Published) -> str:
+def published_text(own: Published) -> str:
     """Return what figures of others say, in a sentence."""
     best = f", best in {own.best_in}" if own.best_in else ""
     memory = f", peak memory {own.peak_memory_bytes / 1e9:.1f} GB" if own.peak_memory_bytes else ""
@@ -190,12 +209,13 @@ def _stores(stores: Mapping[str, int]) -> str:
     return ", ".join(stores)
 
 
-def _evidence(answer: Recommendation) -> Iterator[str]:
+def evidence(answer: Recommendation) -> Iterator[str]:
+    """Yield what was measured, and how far it goes: a sentence each."""
     if answer.situation.large is None:
-        yield from bullet("not consulted: it says nothing before the model's size is known (--model-params).")
+        yield ("not consulted: it says nothing before the model's size is known (--model-params).")
         return
     if not answer.comparable:
-        yield from bullet(
+        yield (
             f"none of the {answer.stored_trials} stored trials is comparable: the rules speak alone"
             + (", and nothing measured stands behind them" if answer.abstains else ", beside figures of others")
             + ". `advisor next` names the trials that would settle it."
@@ -206,7 +226,7 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
     similar = {True: "similar to its source", False: "different from its source", None: "without a source"}[
         nearest.similar
     ]
-    yield from bullet(
+    yield (
         f"{'near' if near else 'fits the answers'}: {nearest.model} ({nearest.model_params:,.0f} parameters) on "
         f"{nearest.task}, {nearest.n_train} rows, {nearest.steps} steps, {nearest.modality}, {similar}"
         + (f" (similarity {nearest.similarity:.2f})" if nearest.similarity is not None else "")
@@ -214,22 +234,21 @@ def _evidence(answer: Recommendation) -> Iterator[str]:
         + ". Scores are mean ± std over seeds; `sweeper show TRIAL` shows a trial."
     )
     if nearest.untouched is not None:
-        yield from bullet(_against_untouched(nearest, nearest.untouched))
-    for lead in answer.leads:
-        yield from bullet(lead)
+        yield _against_untouched(nearest, nearest.untouched)
+    yield from answer.leads
     if answer.carry is not None:
-        yield from bullet(
+        yield (
             f"on another task expect these test scores within {answer.carry.points:.0f} points: 9 in 10 were, on "
             f"{answer.carry.tasks} tasks left out one after the other"
         )
     if len(answer.comparable) > 1:
-        yield from bullet(_over_all(answer))
+        yield _over_all(answer)
     doubted = {trial: why for c in answer.candidates if c.estimate for trial, why in c.estimate.doubted.items()}
     if doubted:
         first = "; ".join(f"{trial}: {why}" for trial, why in list(doubted.items())[:2])
-        yield from bullet(f"{len(doubted)} of these trials stand alone among their seeds ({first})")
+        yield (f"{len(doubted)} of these trials stand alone among their seeds ({first})")
     if not near:
-        yield from bullet(
+        yield (
             "not near enough to overrule the rules: name --model-params, --n-train, --modality and --task-similar or "
             "--task-different for that."
         )

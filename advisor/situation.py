@@ -59,7 +59,9 @@ class Situation:
     def _derive(self, name: str, value: object, number: str) -> None:
         stated = getattr(self, name)
         if stated is not None and stated != value:
-            raise ValueError(f"{describe(name, stated)} contradicts {number}, which is {describe(name, value)}")
+            raise ValueError(
+                f"{describe(name, stated)} contradicts {number}, which is {describe(name, value)}: leave one out"
+            )
         object.__setattr__(self, name, value)
 
     def answer(self, question: str) -> object:

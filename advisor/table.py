@@ -100,7 +100,10 @@ def long_table(file: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(file)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{str(file)!r} is no table: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(
+            f"{str(file)!r} is no table: {' '.join(str(error).split())[:200]}. `sweeper import` makes one of other "
+            "files"
+        ) from None
     missing = [name for name in NEEDED if name not in frame]
     if missing:
         raise ValueError(f"{str(file)!r} lacks the column {', '.join(missing)}: it has {', '.join(map(str, frame))}")
@@ -109,7 +112,9 @@ def long_table(file: Path) -> pd.DataFrame:
             numbers = pd.to_numeric(frame[name], errors="coerce")
             if name == "score" and (numbers.isna() | ~numbers.map(math.isfinite)).any():
                 row = int(numbers.isna().to_numpy().argmax()) + 2
-                raise ValueError(f"{str(file)!r}: the score in line {row} is no number")
+                raise ValueError(
+                    f"{str(file)!r}: the score in line {row} is no number: put one there, or delete the line"
+                )
             frame[name] = numbers
     if "source" in frame:
         frame["source"] = frame["source"].astype(str).str.split().str[0]
@@ -158,7 +163,7 @@ def points(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = frame.copy()
     for name in ("source", "task", "backbone"):
-        frame[name] = frame[name].fillna("").astype(str)
+        frame[name] = frame[name].astype(object).fillna("").astype(str)
     situation = situations(frame)
     lower = frame["better"] == "lower"
     for name in ("score", "valid"):

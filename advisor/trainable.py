@@ -179,14 +179,17 @@ def _bitfit(own: _Own) -> Trained:
         biases = sum(linear.outputs * linear.count for linear in own.targets("value"))
         return Trained(added=biases, base=shape.head)
     if not biases:
-        raise ValueError("bitfit trains biases, and this model has none")
+        raise ValueError(f"bitfit trains biases, and this model has none ({shape.said_by}): take another strategy")
     return Trained(base=biases + shape.head)
 
 
 def _norm_tuning(own: _Own) -> Trained:
     shape = own.shape
     if not shape.norm_params:
-        raise ValueError("norm_tuning trains the scales of normalisations, and none are known of this model")
+        raise ValueError(
+            "norm_tuning trains the scales of normalisations, and none are known of this model "
+            f"({shape.said_by}): take another strategy"
+        )
     return Trained(base=shape.norm_params + shape.norm_biases + shape.head, norms=True)
 
 

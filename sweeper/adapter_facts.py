@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from sweeper.models.base import LoadedModel
+from sweeper.signature import Signature
 from sweeper.spec import TrialSpec
 from sweeper.strategies import STRATEGIES, Strategy, hparams_of
 from sweeper.suggest import no_such
 
 FORMAT, VERSION = "sweeper-adapter", 1
+ANEW = "Copy or save the adapter anew"
 LAYOUTS = ("parameters", "peft", "model")
 
 
@@ -29,6 +31,7 @@ class Facts:
         trial: The spec, where a trial made it.
         scores: Name -> number, as in the trial's row.
         layout: "parameters", "peft" or "model".
+        signature: What it reads and answers; ``None`` in folders from before that was kept.
     """
 
     strategy: str
@@ -39,6 +42,7 @@ class Facts:
     trial: TrialSpec | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     layout: str = "parameters"
+    signature: Signature | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain JSON values; `from_dict` is the way back."""
@@ -60,14 +64,15 @@ class Facts:
             **dict.fromkeys(("strategy", "base", "fingerprint", "layout"), str),
             "head_is_fresh": bool,
         }
-        kinds |= {"hparams": dict, "scores": dict, "trial": dict | None}
+        kinds |= {"hparams": dict, "scores": dict, "trial": dict | None, "signature": dict | None}
         rest = {key: value for key, value in found.items() if key not in ("format", "format_version")}
+        rest.setdefault("signature", None)
         for key in rest:
             if key not in kinds:
                 raise no_such("key", key[:80], kinds, f" in {where}")
         for key, kind in kinds.items():
             if key not in rest or not isinstance(rest[key], kind):
-                raise ValueError(f"{where}: {key} is {str(rest.get(key))[:80]!r}, which it cannot be")
+                raise ValueError(f"{where}: {key} is {str(rest.get(key))[:80]!r}, which it cannot be. {ANEW}")
         if rest["layout"] not in LAYOUTS:
             raise ValueError(f"{where}: layout must be one of {', '.join(LAYOUTS)}, got {rest['layout'][:40]!r}")
         if not all(isinstance(value, int | float) for value in rest["scores"].values()):
@@ -75,8 +80,9 @@ class Facts:
         try:
             trial = None if rest["trial"] is None else TrialSpec.from_dict(rest["trial"])
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"{where}: trial is no trial ({' '.join(str(error).split())[:200]})") from None
-        return cls(**{**rest, "trial": trial})
+            raise ValueError(f"{where}: trial is no trial ({' '.join(str(error).split())[:200]}). {ANEW}") from None
+        signature = None if rest["signature"] is None else Signature.from_dict(rest["signature"], where)
+        return cls(**{**rest, "trial": trial, "signature": signature})
 
     def build(self, where: str = "") -> Strategy:
         """Return the strategy; ValueError where there is no such strategy, or not with these hyperparameters."""
@@ -87,7 +93,9 @@ class Facts:
         try:
             return STRATEGIES[self.strategy](**self.hparams)
         except TypeError as error:
-            raise ValueError(f"{where}: hparams are not those of {self.strategy} ({str(error)[:200]})") from None
+            raise ValueError(
+                f"{where}: hparams are not those of {self.strategy} ({str(error)[:200]}). {ANEW}"
+            ) from None
 
 
 def facts_of(
@@ -96,6 +104,7 @@ def facts_of(
     strategy: Strategy,
     trial: TrialSpec | None = None,
     scores: Mapping[str, Any] | None = None,
+    signature: Signature | None = None,
 ) -> Facts:
     """Return the facts about what a strategy trained on a base."""
     numbers = {
@@ -104,7 +113,8 @@ def facts_of(
         if isinstance(value, int | float) and (key.endswith("_score") or key in ("trainable_params", "forgetting"))
     }
     hparams = hparams_of(strategy)
-    return Facts(strategy.name, hparams, name, fingerprint(base), base.head_is_fresh, trial, numbers)
+    marks = fingerprint(base)
+    return Facts(strategy.name, hparams, name, marks, base.head_is_fresh, trial, numbers, signature=signature)
 
 
 def fingerprint(base: LoadedModel, head_is_fresh: bool | None = None) -> str:

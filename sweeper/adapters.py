@@ -23,14 +23,16 @@ from torch import Tensor, nn
 
 from sweeper import peft_config, peft_layout
 from sweeper.adapter_card import card
-from sweeper.adapter_facts import Facts, facts_of, fingerprint
+from sweeper.adapter_facts import ANEW, Facts, facts_of, fingerprint
 from sweeper.members import member_of
 from sweeper.models.base import LoadedModel
 from sweeper.safe_file import SafeTensors, check_names, new_folder
 from sweeper.safe_json import parse_object, read_json
+from sweeper.signature import signature_of
 from sweeper.spec import TrialResult
 from sweeper.strategies import Strategy, find_strategy
 from sweeper.suggest import no_such
+from sweeper.tasks.base import TaskData
 
 CONFIG, WEIGHTS, WHOLE, CARD = "adapter_config.json", "adapter_model.safetensors", "model.safetensors", "README.md"
 OURS = frozenset({CONFIG, WEIGHTS, WHOLE, CARD, "config.json"})
@@ -84,6 +86,9 @@ def save_model(folder: Path, plain: nn.Module, facts: Facts, task_type: str, ove
         if hf is not None:
             config = copy.deepcopy(hf.config)
             config.architectures = [type(hf).__name__]
+            if facts.signature and facts.signature.labels:
+                config.id2label = dict(enumerate(facts.signature.labels))
+                config.label2id = {label: number for number, label in config.id2label.items()}
             config.to_json_file(temporary / "config.json")
         (temporary / CARD).write_text(card(facts, tensors, {}, task_type), encoding="utf-8")
 
@@ -136,7 +141,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{name} has values that are not finite: there is nothing worth saving")
+            raise ValueError(f"{name} has values that are not finite: there is nothing worth saving. Try a lower lr")
     metadata = {IN_HEADER: json.dumps(facts.to_dict(), sort_keys=True, allow_nan=False)}
     if facts.layout == "model":
         metadata["format"] = "pt"  # transformers asks for it
@@ -169,10 +174,12 @@ def opened(folder: Path) -> Iterator[Opened]:
         ValueError: the folder holds no adapter, or something in it is not as it must be.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {str(folder)!r}")
+        raise ValueError(f"there is no folder {str(folder)!r}; `sweeper adapters ls` lists adapters")
     names = [name for name in (CONFIG, WHOLE) if (folder / name).is_symlink() or (folder / name).exists()]
     if not names:
-        raise ValueError(f"{str(folder)!r} holds neither {CONFIG} nor {WHOLE}: no adapter")
+        raise ValueError(
+            f"{str(folder)!r} holds neither {CONFIG} nor {WHOLE}: no adapter. `sweeper adapters ls` lists them"
+        )
     config = read_json(folder, CONFIG) if CONFIG in names else {}
     with SafeTensors(folder, WEIGHTS if config else WHOLE) as file:
         in_header = file.metadata.get(IN_HEADER)
@@ -183,9 +190,12 @@ def opened(folder: Path) -> Iterator[Opened]:
         facts = None if found is None else Facts.from_dict(found, where)
         wanted = "parameters" if "format" in config else "peft" if config else "model"
         if facts is not None and facts.layout != wanted:
-            raise ValueError(f"{where}: layout is {facts.layout!r}, and the files are those of {wanted!r}")
+            raise ValueError(f"{where}: layout is {facts.layout!r}, and the files are those of {wanted!r}. {ANEW}")
         if facts is None and wanted == "model":
-            raise ValueError(f"{where} does not say what the network is: it is not from here")
+            raise ValueError(
+                f"{where} does not say what the network is: it is not from here. `sweeper adapters save` writes what "
+                "does"
+            )
         yield Opened(folder, config, facts, file)
 
 
@@ -208,7 +218,10 @@ def load_adapter(folder: Path, base: LoadedModel, name: str = "this model") -> L
         try:
             model, targets = _targets(found, base)
         except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
-            raise ValueError(f"{folder} does not fit {name}: {' '.join(str(error).split())[:200]}") from None
+            raise ValueError(
+                f"{folder} does not fit {name}: {' '.join(str(error).split())[:200]}. Load it on the model that it "
+                "was trained on"
+            ) from None
         check_names(found.file.path, found.file.shapes, {key: slot.shape for key, slot in targets.items()})
         for key, value in found.file.load().items():
             targets[key].set(value)
@@ -220,7 +233,7 @@ def _check_base(folder: Path, facts: Facts, base: LoadedModel, name: str) -> Non
     if own != facts.fingerprint:
         raise ValueError(
             f"{folder} was trained on another base: {facts.base[:80]} ({facts.fingerprint[:12]}), "
-            f"and this is {name} ({own[:12]})"
+            f"and this is {name} ({own[:12]}). Load it on the one that it was trained on"
         )
 
 
@@ -326,11 +339,11 @@ class Keeper:
         self.refused: ValueError | OSError | None = None
         """Why the last one could not be saved: no reason to lose its row."""
 
-    def __call__(self, base: LoadedModel, model: LoadedModel, member: int, row: TrialResult) -> None:
+    def __call__(self, base: LoadedModel, model: LoadedModel, member: int, row: TrialResult, data: TaskData) -> None:
         """Save one member."""
         try:
             strategy = find_strategy(row.spec.strategy)(**row.spec.hparams)
-            facts = facts_of(base, row.spec.model, strategy, row.spec, row.metrics)
+            facts = facts_of(base, row.spec.model, strategy, row.spec, row.metrics, signature_of(base, data))
             save_adapter(self.root / (self.name or row.trial_id), base, model, member, facts, self.overwrite)
         except (ValueError, OSError) as error:
             self.refused = error

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from sweeper.printing import format_option
+from sweeper.command import Group
+from sweeper.completion import names, stored
+from sweeper.printing import format_option, print_json, tell, warn
 from sweeper.results import read_store
 from sweeper.spec import Status, TrainArgs, TrialSpec
 
@@ -25,13 +27,23 @@ results_option = click.option(
     "--results", "results", default="results", show_default=True, metavar="DIR", help="The results store."
 )
 model_option = click.option(
-    "--model", "model_name", metavar="NAME", help="Base model of a folder that stock peft wrote, such as hf:NAME."
+    "--model",
+    "model_name",
+    metavar="NAME",
+    help="Base model of a folder that stock peft wrote, such as hf:NAME.",
+    shell_complete=names("model"),
 )
-task_option = click.option("--task", "task_name", metavar="NAME", help="Task of a folder that stock peft wrote.")
+task_option = click.option(
+    "--task",
+    "task_name",
+    metavar="NAME",
+    help="Task of a folder that stock peft wrote.",
+    shell_complete=names("task"),
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an adapter that is already there.")
 
 
-@click.group()
+@click.group(cls=Group)
 def adapters() -> None:
     """Adapter files: what a trial trained, as safetensors that stock peft and transformers read too.
 
@@ -43,14 +55,19 @@ def adapters() -> None:
 
 
 @adapters.command()
-@click.argument("trial_id")
+@click.argument("trial_id", shell_complete=stored("trial_id"))
 @results_option
 @click.option("--to", "target", metavar="DIR", help="Where to. [default: RESULTS/adapters/TRIAL_ID]")
 @overwrite_option
-def save(trial_id: str, results: str, target: str | None, overwrite: bool) -> None:
+@format_option
+def save(trial_id: str, results: str, target: str | None, overwrite: bool, form: str) -> None:
     """Train a stored trial again and save what it learned; TRIAL_ID may be the beginning of one.
 
     A trial is deterministic: on the same machine the saved weights have the stored score.
+
+    \b
+    sweeper adapters save 3f9a
+    sweeper adapters save 3f9a --to my_adapter --overwrite
     """
     found = [row for row in read_store(results).results if row.trial_id.startswith(trial_id)]
     if len(found) != 1:
@@ -58,23 +75,32 @@ def save(trial_id: str, results: str, target: str | None, overwrite: bool) -> No
         raise ValueError(f"{what} with {trial_id!r} in {results!r}. `sweeper show` lists them")
     row = found[0]
     if row.status is not Status.COMPLETE:
-        raise ValueError(f"trial {row.trial_id} is {row.status.value}: there is nothing to save ({row.error})")
+        raise ValueError(
+            f"trial {row.trial_id} is {row.status.value}: there is nothing to save ({row.error}). `sweeper show "
+            "--status complete` lists others"
+        )
     folder = Path(target) if target else Path(results) / "adapters" / row.trial_id
     if folder.exists() and not overwrite:
         raise ValueError(f"{folder} is already there: name another folder, or give --overwrite")
     from sweeper.adapters import Keeper
     from sweeper.trial import run_pack
 
-    click.echo(f"Training {row.trial_id} again: {row.spec.strategy} on {row.spec.model}, {row.spec.task} ...", err=True)
+    tell(f"Training {row.trial_id} again: {row.spec.strategy} on {row.spec.model}, {row.spec.task} ...")
     keeper = Keeper(folder.parent, overwrite, folder.name)
     (again,) = run_pack([row.spec], {}, keeper)
     if keeper.refused:
         raise keeper.refused
     if again.status is not Status.COMPLETE:
-        raise OSError(f"trial {row.trial_id} ended as {again.status.value} this time: {again.error}")
-    click.echo(str(folder))
-    scores = [f"{one.metrics['test_score']:.4f}" for one in (again, row)]
-    click.echo(f"Saved. Test score {scores[0]}, stored {scores[1]}.", err=True)
+        raise OSError(
+            f"trial {row.trial_id} ended as {again.status.value} this time: {again.error}; `sweeper doctor` says "
+            "what is scarce"
+        )
+    now, then = (one.metrics["test_score"] for one in (again, row))
+    if form == "json":
+        print_json({"folder": str(folder), "trial_id": row.trial_id, "test_score": now, "stored_test_score": then})
+    else:
+        click.echo(str(folder))
+    tell(f"Saved. Test score {now:.4f}, stored {then:.4f}.")
 
 
 @adapters.command(name="ls")
@@ -82,15 +108,20 @@ def save(trial_id: str, results: str, target: str | None, overwrite: bool) -> No
 @results_option
 @format_option
 def list_(folder: str | None, results: str, form: str) -> None:
-    """List the adapters in DIR, by default those of the results store; exit code 1 where one is damaged."""
+    """List the adapters in DIR, by default those of the results store; exit code 1 where one is damaged.
+
+    \b
+    sweeper adapters ls
+    sweeper adapters ls downloads/adapters --format json
+    """
     from sweeper.adapter_compare import listed
 
     root = Path(folder) if folder else Path(results) / "adapters"
     lines = listed(root)
     if form == "json":
-        _print_json([asdict(line) for line in lines])
+        print_json([asdict(line) for line in lines])
     else:
-        _print_table(
+        print_table(
             ("name", "strategy", "layout", "base", "task", "parameters", "bytes", "test"),
             [
                 (
@@ -105,7 +136,7 @@ def list_(folder: str | None, results: str, form: str) -> None:
         )
     damaged = [line for line in lines if line.damage]
     for line in damaged:
-        click.echo(f"Damaged: {line.damage}", err=True)
+        warn(f"Damaged: {line.damage}")
     if damaged:
         sys.exit(1)
 
@@ -116,7 +147,12 @@ def list_(folder: str | None, results: str, form: str) -> None:
 @task_option
 @format_option
 def load(folder: str, model_name: str | None, task_name: str | None, form: str) -> None:
-    """Put the adapter in DIR on a fresh base and score it on the test rows of its task."""
+    """Put the adapter in DIR on a fresh base and score it on the test rows of its task.
+
+    \b
+    sweeper adapters load results/adapters/3f9a0c51d2e4b678
+    sweeper adapters load from_peft --model minilm --task film_reviews
+    """
     from sweeper.adapters import load_adapter, opened
     from sweeper.trial import score_on_test
 
@@ -137,7 +173,7 @@ def load(folder: str, model_name: str | None, task_name: str | None, form: str) 
         "untouched_test_score": before,
     }
     if form == "json":
-        _print_json(outcome)
+        print_json(outcome)
         return
     click.echo(
         f"{outcome['parameters']:,} numbers in {outcome['tensors']} tensors, on {spec.model} with "
@@ -153,13 +189,21 @@ def load(folder: str, model_name: str | None, task_name: str | None, form: str) 
 @model_option
 @task_option
 @overwrite_option
-def merge(folder: str, target: str, model_name: str | None, task_name: str | None, overwrite: bool) -> None:
-    """Write the adapter in DIR, merged into its base, to the folder OUT as a plain network."""
+@format_option
+def merge(folder: str, target: str, model_name: str | None, task_name: str | None, overwrite: bool, form: str) -> None:
+    """Write the adapter in DIR, merged into its base, to the folder OUT as a plain network.
+
+    \b
+    sweeper adapters merge results/adapters/3f9a0c51d2e4b678 merged
+    """
     from sweeper.adapters import merge as merge_folder
 
     spec, base, _ = _base(Path(folder), model_name, task_name)
     merge_folder(Path(folder), base, Path(target), spec.model, overwrite)
-    click.echo(target)
+    if form == "json":
+        print_json({"folder": target})
+    else:
+        click.echo(target)
 
 
 @adapters.command()
@@ -167,12 +211,16 @@ def merge(folder: str, target: str, model_name: str | None, task_name: str | Non
 @click.argument("b", metavar="B")
 @format_option
 def diff(a: str, b: str, form: str) -> None:
-    """Show in what two adapters differ: settings, and each tensor's largest difference and cosine."""
+    """Show in what two adapters differ: settings, and each tensor's largest difference and cosine.
+
+    \b
+    sweeper adapters diff results/adapters/3f9a0c51d2e4b678 results/adapters/81d2f0aa35c9e417
+    """
     from sweeper.adapter_compare import difference
 
     found = difference(Path(a), Path(b))
     if form == "json":
-        _print_json(found)
+        print_json(found)
         return
     for key, (left, right) in found["config"].items():
         click.echo(f"{key}: {json.dumps(left)} -> {json.dumps(right)}")
@@ -186,7 +234,7 @@ def diff(a: str, b: str, form: str) -> None:
         for name, one in found["tensors"].items()
     ]
     if rows:
-        _print_table(("tensor", "largest difference", "cosine"), rows, numbers_from=1)
+        print_table(("tensor", "largest difference", "cosine"), rows, numbers_from=1)
 
 
 def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec, LoadedModel, TaskData]:
@@ -207,11 +255,14 @@ def _base(folder: Path, model: str | None, task: str | None) -> tuple[TrialSpec,
     try:
         find_task(spec.task)
     except ValueError:
-        raise ValueError(f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here") from None
+        raise ValueError(
+            f"{folder} is from a trial on {spec.task[:80]!r}, and there is no such task here: install the package it "
+            "is from (`sweeper ls` shows tasks)"
+        ) from None
     return spec, *untrained(spec, [spec.seed])
 
 
-def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
+def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], numbers_from: int = 5) -> None:
     """Print columns, those with numbers aligned to the right; what a terminal would act on is shown as "?"."""
     rows = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
@@ -221,7 +272,3 @@ def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]], num
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         click.echo("  ".join(cells).rstrip())
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -6,9 +6,10 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cache_folder() -> Path:
@@ -18,6 +19,8 @@ def cache_folder() -> Path:
 
 def digest_of(start: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Return a key made of a text and of the names, types, shapes and contents of tensors, in their order."""
+    import torch  # the folder's name is asked for without it, too
+
     digest = hashlib.sha256(start.encode())
     for name, value in tensors:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

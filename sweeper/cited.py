@@ -78,9 +78,11 @@ def read(path: Path, source: str | None = None, columns: Mapping[str, str] | Non
             return [_of_peft(json.loads(content), source)]
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise ValueError(f"there is no file or folder {str(path)!r}") from None
+        raise ValueError(f"there is no file or folder {str(path)!r}: check the path") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {_line(error)}") from None
+        raise ValueError(
+            f"{str(path)!r} cannot be read: {_line(error)}. `sweeper import --help` says what can"
+        ) from None
     return _of_table(csv.DictReader(io.StringIO(text)), str(path), source, columns or {})
 
 
@@ -132,7 +134,7 @@ def _of_table(reader: csv.DictReader[str], where: str, source: str, columns: Map
             continue
         found.append(_checked(row, f"{where}:{number}", source))
     if not found:
-        raise ValueError(f"{where} has no row with a score")
+        raise ValueError(f"{where} has no row with a score: --column score=THEIRS names its column")
     return found
 
 

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import click
 
-from sweeper import __version__
 from sweeper.adapters_cli import adapters
-from sweeper.command import run
+from sweeper.command import root, run
+from sweeper.completion import names, stored
 from sweeper.data_cli import data, init
+from sweeper.doctor_cli import doctor
+from sweeper.export_cli import export
 from sweeper.import_cli import import_
 from sweeper.launch_cli import launch, resume
-from sweeper.outcome import rows_of
+from sweeper.outcome import filtered, rows_of
 from sweeper.plan_cli import plan
-from sweeper.printing import console, format_option, print_json, report_damage, results_option
+from sweeper.predict_cli import predict
+from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
+from sweeper.report_cli import report
 from sweeper.results import read_store
-from sweeper.spec import Status, TrialResult
+from sweeper.serve_cli import serve
+from sweeper.spec import Status
 from sweeper.status_cli import status, stop
 from sweeper.store_cli import store
 from sweeper.submit_cli import submit
+from sweeper.validate_cli import validate
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="sweeper")
+@root("sweeper")
 def cli() -> None:
     """Sweep fine-tuning strategies and their hyperparameters in parallel, and keep every measurement.
 
@@ -39,21 +41,32 @@ def cli() -> None:
 
 cli.add_command(launch)
 cli.add_command(resume)
+cli.add_command(report)
 cli.add_command(plan)
 cli.add_command(status)
 cli.add_command(stop)
 cli.add_command(submit)
 cli.add_command(adapters)
+cli.add_command(predict)
+cli.add_command(serve)
 cli.add_command(data)
+cli.add_command(doctor)
+cli.add_command(export)
 cli.add_command(init)
 cli.add_command(import_)
 cli.add_command(store)
+cli.add_command(validate)
 
 
 @cli.command()
 @format_option
 def ls(form: str) -> None:
-    """List grids, strategies, models and tasks."""
+    """List grids, strategies, models and tasks.
+
+    \b
+    sweeper ls
+    sweeper ls --format json
+    """
     import dataclasses
 
     from sweeper import models, strategies, tasks
@@ -106,12 +119,18 @@ def _first_line(text: str | None) -> str:
 
 
 @cli.command()
-@click.argument("trial_id", required=False)
+@click.argument("trial_id", required=False, shell_complete=stored("trial_id"))
 @results_option
-@click.option("--grid", "grid_name", metavar="NAME|FILE.toml", help="Only the trials of this grid.")
-@click.option("--strategy", help="Only this strategy.")
-@click.option("--model", help="Only this model.")
-@click.option("--task", help="Only this task.")
+@click.option(
+    "--grid",
+    "grid_name",
+    metavar="NAME|FILE.toml",
+    help="Only the trials of this grid.",
+    shell_complete=names("grid"),
+)
+@click.option("--strategy", metavar="NAME", help="Only this strategy.", shell_complete=stored("strategy"))
+@click.option("--model", metavar="NAME", help="Only this model.", shell_complete=stored("model"))
+@click.option("--task", metavar="NAME", help="Only this task.", shell_complete=stored("task"))
 @click.option("--seed", type=int, help="Only this seed.")
 @click.option("--status", type=click.Choice([s.value for s in Status]), help="Only trials that ended so.")
 @click.option(
@@ -155,14 +174,14 @@ def show(
             or grid_name is not None
             or any(value is not None for value in filters.values())
         ):
-            raise click.UsageError("TRIAL_ID names one row: leave the filters out")
+            raise click.UsageError(f"TRIAL_ID names one row, {trial_id!r}: leave the filters out")
         found = [result for result in contents.results if result.trial_id.startswith(trial_id)]
         if len(found) != 1:
             what = "no trial whose id begins" if not found else f"{len(found)} trials whose ids begin"
             raise ValueError(f"{what} with {trial_id!r} in {folder!r}. `sweeper show` lists them")
         print_json(found[0].to_dict())
         return
-    rows = _filtered(contents.results, filters)
+    rows = filtered(contents.results, filters)
     if grid_name is not None:
         from sweeper.grid import load_grid
 
@@ -178,69 +197,17 @@ def show(
         else:
             (texts.print_samples if samples else classes.print_per_class)(trials, console())
         if not trials:
-            click.echo(f"no complete trial among {len(rows)} in {folder}", err=True)
+            tell(f"no complete trial among {len(rows)} in {folder}")
     elif summary:
         lines = summarise(rows)
         print_json(as_json(lines)) if form == "json" else print_summary(lines, console())
         if not lines:
-            click.echo(f"no complete trial among {len(rows)} in {folder}", err=True)
+            tell(f"no complete trial among {len(rows)} in {folder}")
     elif form == "json":
         print_json([row.to_dict() for row in rows])
     else:
         print_rows(rows, console())
-        click.echo(f"{len(rows)} of {len(contents.results)} trials in {folder}", err=True)
-
-
-def _filtered(results: list[TrialResult], filters: dict[str, Any]) -> list[TrialResult]:
-    """Return the rows that fit all filters that are set; a value that no row has is a mistake."""
-    for name, value in filters.items():
-        if value is None:
-            continue
-        known = {result.status.value if name == "status" else getattr(result.spec, name) for result in results}
-        if value not in known and name != "status":
-            from sweeper.suggest import no_such
-
-            raise no_such(f"{name} in this store", value, map(str, known))
-        results = [r for r in results if value == (r.status.value if name == "status" else getattr(r.spec, name))]
-    return results
-
-
-@cli.command()
-@click.argument("file", type=click.Path(dir_okay=False))
-@results_option
-def export(file: str, folder: str) -> None:
-    """Write the store as one table to FILE.csv or FILE.parquet.
-
-    \b
-    sweeper export results.csv
-    """
-    from sweeper.results import to_frame
-
-    path = Path(file)
-    if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"FILE must end in .csv or .parquet, got {file!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
-    contents = read_store(folder)
-    report_damage(contents, console(stderr=True))
-    frame = to_frame(contents.results)
-    if "curve" in frame:
-        frame["curve"] = frame["curve"].map(json.dumps)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.suffix == ".csv":
-            frame.map(_no_formula).to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    click.echo(f"{len(frame)} trials in {path}", err=True)
-
-
-def _no_formula(value: Any) -> Any:
-    """Return a cell that a spreadsheet shows and does not compute."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+        tell(f"{len(rows)} of {len(contents.results)} trials in {folder}")
 
 
 def main() -> None:

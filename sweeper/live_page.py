@@ -147,7 +147,7 @@ def _curve(points: Sequence[Sequence[float]], low: float, high: float) -> Markup
 def _failures(failures: Sequence[Mapping[str, str]]) -> Markup:
     rows = [(one["trial_id"], one["model"], one["strategy"], one["status"], one["reason"]) for one in failures]
     return table(
-        ("trial", "model", "strategy", "status", "reason"), rows, caption="Trials that did not end well", numbers=False
+        ("trial", "model", "strategy", "status", "reason"), rows, caption="Trials that did not end well", words=5
     )
 
 

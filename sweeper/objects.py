@@ -41,8 +41,9 @@ class ObjectDisk:
             raise ValueError(f"{url!r} is no store: {parts.scheme}:// is not one of {', '.join(SCHEMES)}, or a folder")
         if parts.password:
             raise ValueError(
-                "a password in a store's name ends up in logs: leave it out, and set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or what your storage asks for"
+                f"a password in the store's name {parts.scheme}://...@{parts.hostname} ends up in logs: leave it "
+                "out, and "
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what your storage asks for"
             )
         from pyarrow import fs
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.results import ResultsStore, to_frame
 from sweeper.spec import Status, TrialResult, TrialSpec
@@ -79,6 +79,15 @@ class Outcome:
         return pd.DataFrame(records)
 
     @property
+    def best(self) -> TrialResult | None:
+        """The trial to use: the best on valid, of the strategy and settings that are, in the first situation."""
+        here = [line for line in self.lines if line.situation == self.lines[0].situation]
+        if not here:
+            return None
+        line = max(here, key=lambda one: one.mean("valid_score"))
+        return max(line.trials, key=lambda trial: trial.metrics["valid_score"])
+
+    @property
     def picture(self) -> Path | None:
         """Where the picture of the grid is, once it has been drawn; object storage takes none."""
         if self.store.is_remote or not self.lines:
@@ -108,6 +117,44 @@ def rows_of(rows: Sequence[TrialResult], trials: Sequence[TrialSpec]) -> list[Tr
     """Return the rows that are of these trials."""
     wanted = {trial.trial_id for trial in trials}
     return [row for row in rows if row.trial_id in wanted]
+
+
+def filtered(results: Sequence[TrialResult], filters: Mapping[str, Any]) -> list[TrialResult]:
+    """Return the rows that fit all filters that are set; a value that no row has is a mistake.
+
+    Args:
+        results: Rows of one store.
+        filters: Names of fields of a spec, or ``status``; ``None`` lets everything through.
+
+    Raises:
+        ValueError: no row has such a value.
+    """
+    for name, value in filters.items():
+        if value is None:
+            continue
+        known = {result.status.value if name == "status" else getattr(result.spec, name) for result in results}
+        if value not in known and name != "status":
+            from sweeper.suggest import no_such
+
+            raise no_such(f"{name} in this store", value, map(str, known))
+        results = [r for r in results if value == (r.status.value if name == "status" else getattr(r.spec, name))]
+    return list(results)
+
+
+def serve_command(outcome: Outcome) -> str | None:
+    """Return the command that serves the best trial, its weights being made again where they were not kept."""
+    best = outcome.best
+    if best is None or outcome.store.is_remote:
+        return None
+    folder = outcome.store.path / "adapters" / best.trial_id
+    own = "" if str(outcome.store.path) == "results" else f" --results {shlex.quote(outcome.store.name)}"
+    again = "" if folder.is_dir() else f"sweeper adapters save {best.trial_id}{own} && "
+    return f"{again}sweeper serve {shlex.quote(str(folder))}"
+
+
+def report_command(store: ResultsStore) -> str:
+    """Return the command that writes the report of a store."""
+    return "sweeper report" + ("" if str(store.path) == "results" else f" --results {shlex.quote(store.name)}")
 
 
 def next_command(store: ResultsStore, lines: Sequence[Line]) -> tuple[str, str]:

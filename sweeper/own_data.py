@@ -129,7 +129,7 @@ def of_table(table: Any, models: Any, folder: Path) -> OwnData:
         ValueError: it has an unknown key or a bad value, or the data cannot be used.
     """
     if not isinstance(table, dict) or "file" not in table:
-        raise ValueError('[data] must be a table with file = "NAME"')
+        raise ValueError(f'[data] must be a table with file = "NAME", got {str(table)[:80]}')
     for key, value in table.items():
         if key not in KEYS:
             raise no_such("key", key, KEYS, " in [data]")
@@ -191,7 +191,7 @@ def grid_file(asked: Asked, folder: Path) -> str:
     for name, setting in (
         ("full", ""),
         ("feature_extraction", ""),
-        ("lora", "rank = [4, 16]"),
+        ("lora", "rank = 8 # a list such as [2, 8, 32] is swept"),
         ("partial_unfreeze", ""),
     ):
         lines += ["[[strategies]]", f"name = {quoted(name)}", *([setting] if setting else []), ""]

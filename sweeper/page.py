@@ -30,7 +30,7 @@ footer { padding-top: 1rem; padding-bottom: 2rem; border-top: 1px solid var(--li
   font-size: .875rem; }
 h1, h2, h3, h4 { line-height: 1.25; margin: 2rem 0 .5rem; text-wrap: balance; overflow-wrap: anywhere; }
 h1 { font-size: 1.75rem; margin: .25rem 0; letter-spacing: -.01em; }
-h2 { font-size: 1.35rem; }
+h2 { font-size: 1.35rem; scroll-margin-top: .75rem; }
 h3 { font-size: 1.1rem; }
 h4 { font-size: 1rem; }
 p, ul, ol, dl { margin: .5rem 0; max-width: 48rem; }
@@ -61,6 +61,7 @@ caption { text-align: left; color: var(--soft); padding: 0 0 .35rem; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: nowrap; }
 tbody th { font-weight: 600; }
+.scroll tbody th:first-child { position: sticky; left: 0; background: var(--paper); }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 figure { margin: 1rem 0; }
 figcaption { color: var(--soft); font-size: .875rem; }
@@ -75,12 +76,14 @@ input[type=radio], input[type=checkbox] { accent-color: var(--accent); width: 1.
 button { background: var(--accent); border-color: var(--accent); color: var(--on-accent); font-weight: 600;
   padding: .5rem 1.1rem; cursor: pointer; }
 @media (max-width: 40rem) { header, main, footer { padding-left: 1rem; padding-right: 1rem; }
-  h1 { font-size: 1.4rem; } h2 { font-size: 1.2rem; } .panel { padding: .75rem 1rem; } }
+  h1 { font-size: 1.3rem; } .lead { font-size: .95rem; } h2 { font-size: 1.2rem; } .panel { padding: .75rem 1rem; } }
 @media print { :root { color-scheme: light; --paper: #fff; --panel: #fff; --ink: #000; --soft: #333; --line: #aaa;
     --edge: #666; --accent: #000; --good: #000; --bad: #000; --warn: #000; }
   html { font-size: 10pt; } nav, .skip { display: none; } header, main, footer { max-width: none; padding: 0; }
   details::details-content { content-visibility: visible; height: auto; }
-  figure, table, .panel { break-inside: avoid; } h2, h3, h4 { break-after: avoid; } .scroll { overflow: visible; } }
+  table { font-size: 7.5pt; } th, td { padding: .2rem .4rem .2rem 0; } thead th { white-space: normal; }
+  figure, table, .panel { break-inside: avoid; } h2, h3, h4 { break-after: avoid; } .scroll { overflow: visible; }
+  .scroll tbody th:first-child { position: static; } }
 """
 
 
@@ -121,7 +124,7 @@ def page(
         f"default-src 'none'; img-src data:; style-src {_hash(css)}; "
         f"script-src {_hash(script)}; connect-src {home}; form-action {home}; base-uri 'none'"
     )
-    return Markup(
+    whole = Markup(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -146,6 +149,7 @@ def page(
         foot=element("footer", footer) if footer else "",
         script=element("script", Markup(script)) if script else "",  # noqa: S704
     )
+    return str(whole)
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:
@@ -175,7 +179,7 @@ def table(
     *,
     caption: str = "",
     label: str = "",
-    numbers: bool = True,
+    words: int = 1,
 ) -> Markup:
     """Return a table that scrolls sideways where it is too wide; the first cell of a row is its heading.
 
@@ -184,15 +188,15 @@ def table(
         rows: Cells from left to right.
         caption: Said above the table, and its name.
         label: Its name where there is no caption.
-        numbers: Set all columns but the first to the right, in digits of equal width.
+        words: So many columns from the left hold words; the others are numbers, set to the right.
     """
-    kind = "number" if numbers else None
-    head = (element("th", cell, scope="col", class_=kind if place else None) for place, cell in enumerate(headings))
+    kinds = [None if place < words else "number" for place in range(len(headings))]
+    head = (element("th", cell, scope="col", class_=kind) for kind, cell in zip(kinds, headings, strict=True))
     lines = (
         element(
             "tr",
             *(
-                element("td", cell, class_=kind) if place else element("th", cell, scope="row")
+                element("td", cell, class_=kinds[place]) if place else element("th", cell, scope="row")
                 for place, cell in enumerate(row)
             ),
         )

@@ -20,6 +20,7 @@ from sweeper.strategies.norm_tuning import NormTuning, is_norm
 from sweeper.strategies.prefix_tuning import PrefixTuning
 from sweeper.strategies.prompt_tuning import PromptTuning
 
+WAY_OUT = "Name the model that it was trained on, or load it with peft itself"
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 # Keys of peft's configurations that decide what is computed, and are read here.
@@ -66,9 +67,9 @@ def adapted(
     """
     kind = _check(config, where)
     if getattr(base.network, "hf", None) is None:
-        raise ValueError(f"{where} is peft's, and this model is none of transformers")
+        raise ValueError(f"{where} is peft's, and this model is none of transformers. {WAY_OUT}")
     if config.get("task_type") not in (None, task_type(base)):
-        raise ValueError(f"{where}: task_type {config['task_type']!r} is not {task_type(base)}")
+        raise ValueError(f"{where}: task_type {config['task_type']!r} is not {task_type(base)}. {WAY_OUT}")
     model = base.beside()
     hf: Any = model.network.hf
     heads = saved_modules(hf, [*_names(config, "modules_to_save", where, optional=True), *heads_of(model)])
@@ -84,7 +85,7 @@ def adapted(
         wrong = [path for path in paths if not fits(hf.get_submodule(path))]
         if wrong or not paths:
             what = f"names {wrong[0]!r}, which is of another kind" if wrong else "names no module of this model"
-            raise ValueError(f"{where}: target_modules {what}")
+            raise ValueError(f"{where}: target_modules {what}. {WAY_OUT}")
         inner = {*_matched(hf, _names(config, "feedforward_modules", where, optional=True))}
         model.roles = {f"hf.{path}": "mlp_out" if path in inner else "key" for path in paths}
         strategy = _beside_layers(kind, config, ours, where, shapes)
@@ -99,12 +100,10 @@ def _check(config: Mapping[str, Any], where: str) -> str:
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in READ:
         known = ", ".join(READ)
-        raise ValueError(f"{where}: peft_type {kind!r} is none that is read here ({known}); peft itself may load it")
+        raise ValueError(f"{where}: peft_type {kind!r} is none that is read here ({known}). {WAY_OUT}")
     for key, value in config.items():
         if key not in (*READ[kind], *IDLE) and value not in OFF:
-            raise ValueError(
-                f"{where}: {key} is {str(value)[:80]!r}, which is not supported here; peft itself may load it"
-            )
+            raise ValueError(f"{where}: {key} is {str(value)[:80]!r}, which is not supported here. {WAY_OUT}")
     if kind == "LORA" and config.get("init_lora_weights", True) not in STARTS:
         raise ValueError(
             f"{where}: init_lora_weights {str(config['init_lora_weights'])[:80]!r} changes the base's weights, which "
@@ -141,9 +140,13 @@ def _wake_only(model: LoadedModel, heads: Sequence[str], where: str) -> None:
             if isinstance(module, nn.Linear):
                 layers.append(path)
             elif any(True for _ in module.parameters(recurse=False)):
-                raise ValueError(f"{where}: modules_to_save has {path.removeprefix('hf.')!r}, which is no linear layer")
+                raise ValueError(
+                    f"{where}: modules_to_save has {path.removeprefix('hf.')!r}, which is no linear layer. {WAY_OUT}"
+                )
     if layers and model.head not in layers:
-        raise ValueError(f"{where}: modules_to_save has {layers[0].removeprefix('hf.')!r} without the model's head")
+        raise ValueError(
+            f"{where}: modules_to_save has {layers[0].removeprefix('hf.')!r} without the model's head. {WAY_OUT}"
+        )
     model.head_is_fresh = bool(layers)
     model.before_head = tuple(path for path in layers if path != model.head)
 
@@ -155,10 +158,10 @@ def _virtual(
     own_shape = shapes.get("prompt_embeddings", (None,))
     if (tokens,) != own_shape[:1] or 0 in own_shape:
         raise ValueError(
-            f"{where}: num_virtual_tokens {str(tokens)[:20]} is not the number of rows of prompt_embeddings"
+            f"{where}: num_virtual_tokens {str(tokens)[:20]} is not the number of rows of prompt_embeddings. {WAY_OUT}"
         )
     if task_type(model) == "SEQ_2_SEQ_LM" or getattr(model.network, "is_encoder_decoder", False):
-        raise ValueError(f"{where}: virtual tokens of peft are not read for encoder-decoders")
+        raise ValueError(f"{where}: virtual tokens of peft are not read for encoder-decoders. {WAY_OUT}")
     if kind != "PREFIX_TUNING":
         return PromptTuning(tokens)  # type: ignore[arg-type]  # it checks
     own = model.key_values
@@ -166,7 +169,7 @@ def _virtual(
         wanted = {"num_layers": own.layers, "num_attention_heads": own.heads, "token_dim": own.heads * own.width}
         for key, value in wanted.items():
             if config.get(key) not in (None, value):
-                raise ValueError(f"{where}: {key} is {str(config[key])[:20]}, and this model has {value}")
+                raise ValueError(f"{where}: {key} is {str(config[key])[:20]}, and this model has {value}. {WAY_OUT}")
     return PrefixTuning(tokens)  # type: ignore[arg-type]
 
 
@@ -194,11 +197,13 @@ def _beside_layers(
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if any(name.endswith(".lora_A.weight") and shape[:1] != (rank,) for name, shape in shapes.items()):
-        raise ValueError(f"{where}: r is {rank}, and not all of the file's lora_A are of that rank")
+        raise ValueError(f"{where}: r is {rank}, and not all of the file's lora_A are of that rank. {WAY_OUT}")
     if isinstance(ours, Lora) and ours.init == "pissa":
         scaling = SCALINGS[ours.scaling]
         same = math.isclose(alpha or 0, ours.alpha / scaling(ours.rank) * scaling(2 * ours.rank))
         if rank != 2 * ours.rank or ours.dora != found.dora or not same:
-            raise ValueError(f"{where}: r, lora_alpha and use_dora are not those of the PiSSA that the folder names")
+            raise ValueError(
+                f"{where}: r, lora_alpha and use_dora are not those of the PiSSA that the folder names. {WAY_OUT}"
+            )
         return Lora(ours.rank, ours.alpha, "all", ours.scaling, 1.0, ours.dropout, "pissa", ours.dora)
     return found

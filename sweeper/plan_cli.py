@@ -13,7 +13,8 @@ import click
 from sweeper.data_cli import DATA_OPTIONS
 from sweeper.launch_cli import launch
 from sweeper.printing import console, print_json, say, size_in_words, time_in_words
-from sweeper.run import RECORDED, RECORDED_FIELDS, as_request, carry_out
+from sweeper.request import RECORDED, RECORDED_FIELDS, as_request
+from sweeper.run import carry_out
 
 if TYPE_CHECKING:
     from sweeper.plan import Plan, Range

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,21 @@ format_option = click.option(
 
 
 UNITS = MappingProxyType({"s": 1, "m": 60, "h": 3600})
+
+
+@dataclass
+class Manners:
+    """How much a command says: what `--quiet` and `--verbose` set, in the context of the command that runs."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+def is_quiet() -> bool:
+    """Return whether the command that runs is to print data, warnings and errors alone."""
+    context = click.get_current_context(silent=True)
+    manners = context.find_object(Manners) if context is not None else None
+    return manners is not None and manners.quiet
 
 
 class Duration(click.ParamType):
@@ -59,10 +76,25 @@ def seconds(time: float | str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
+def plain(text: str) -> str:
+    """Return a text without what a terminal would act on: names and files of others may hold anything."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
 def say(talk: Console, text: str) -> None:
     """Print a line of talk as it is: names from the user are no markup, and nothing in it moves the cursor."""
-    text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
-    talk.print(text, markup=False, highlight=False, soft_wrap=True)
+    talk.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """Print a line of talk on stderr, unless the command is to be quiet."""
+    if not is_quiet():
+        click.echo(plain(text), err=True)
+
+
+def warn(text: str) -> None:
+    """Print on stderr what is wrong and does not end the command; a quiet one says it too."""
+    click.echo(plain(text), err=True)
 
 
 def time_in_words(seconds: float) -> str:
@@ -81,19 +113,32 @@ def size_in_words(size: float) -> str:
 
 
 def report_damage(contents: Contents, talk: Console) -> None:
-    """Warn of what in a store could not be read."""
+    """Warn of what in a store could not be read; a quiet command does so too."""
     for damage in contents.damage:
-        say(talk, f"Warning: {damage}")
+        if is_quiet():
+            warn(f"Warning: {damage}")
+        else:
+            say(talk, f"Warning: {damage}")
 
 
 def console(stderr: bool = False, quiet: bool = False) -> Console:
-    """Return where to print tables, or talk; in a notebook too, plain text."""
+    """Return where to print tables, or talk; in a notebook too, plain text.
+
+    In a pipe a table is as wide as it needs to be, and there is no colour unless FORCE_COLOR asks for it; what moves,
+    such as a bar, is for terminals alone. NO_COLOR takes colour away everywhere.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    # In a pipe a table is as wide as it needs to be.
-    width = None if stream is not None and stream.isatty() else 200
-    return Console(stderr=stderr, width=width, quiet=quiet, force_jupyter=False)
+    terminal = stream is not None and stream.isatty()
+    return Console(
+        stderr=stderr,
+        width=None if terminal else 200,
+        force_terminal=terminal,
+        force_jupyter=False,
+        color_system="standard" if os.environ.get("FORCE_COLOR") and not terminal else "auto",
+        quiet=quiet or (stderr and is_quiet()),
+    )
 
 
 def print_json(value: Any) -> None:

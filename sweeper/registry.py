@@ -23,7 +23,9 @@ def with_plugins(table: dict[str, T], group: str) -> dict[str, T]:
     found = dict(table)
     for entry in entry_points(group=group):
         if entry.name in found:
-            raise ValueError(f"{entry.value} registers {entry.name!r} in {group}, but that name is taken")
+            raise ValueError(
+                f"{entry.value} registers {entry.name!r} in {group}, but that name is taken: uninstall one of the two"
+            )
         found[entry.name] = entry.load()
         ORIGINS[group, entry.name] = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
     return found

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import math
 import os
 import secrets
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.disk import Disk, LocalDisk, reason
 from sweeper.objects import ObjectDisk, is_url
 from sweeper.provenance import now
-from sweeper.spec import Status, TrialResult
+from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 MARKER = "store.json"
@@ -97,14 +102,17 @@ class ResultsStore:
                 )
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise ValueError(f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder")
+                raise ValueError(
+                    f"no results store can be made at {self.name!r}: {str(parent)!r} takes no folder. Name another "
+                    "place"
+                )
         elif names is None or any(not name.startswith(_UNFINISHED) for name in names):
             raise ValueError(
                 f"{self.name!r} is not a results store (it has no {MARKER}). "
                 "Name a store, or a folder that is empty or does not exist yet"
             )
         elif not create:
-            raise ValueError(f"{self.name!r} is an empty folder, not a results store")
+            raise ValueError(f"{self.name!r} is an empty folder, not a results store: `sweeper launch` makes one of it")
 
     @property
     def is_remote(self) -> bool:
@@ -117,9 +125,14 @@ class ResultsStore:
             content = json.loads(self.disk.read(marker, MOST_MARKER))
             found, schema = content["format"], int(content["schema"])
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
-            raise ValueError(f"{self.name!r} is not a results store: {MARKER} is not readable ({error})") from None
+            raise ValueError(
+                f"{self.name!r} is not a results store: {MARKER} is not readable ({error}). Name another folder, or "
+                "mend it"
+            ) from None
         if found != FORMAT:
-            raise ValueError(f"{self.name!r} is not a results store: its format is {found!r}, not {FORMAT!r}")
+            raise ValueError(
+                f"{self.name!r} is not a results store: its format is {found!r}, not {FORMAT!r}. Name another folder"
+            )
         if schema > SCHEMA:
             raise ValueError(
                 f"{self.name!r} has schema {schema}, this version reads up to {SCHEMA}: "
@@ -221,7 +234,7 @@ Newest = dict[str, tuple[tuple[int, str], TrialResult]]
 
 def _read_folders(folders: Iterable[Path], disk: Disk) -> Contents:
     """Return the row that counts of each trial in these folders, and what was damaged."""
-    folders = [*folders]
+    folders, started = [*folders], time.monotonic()
     for _ in range(TRIES):
         contents, newest = Contents(), Newest()
         for folder in folders:
@@ -229,6 +242,9 @@ def _read_folders(folders: Iterable[Path], disk: Disk) -> Contents:
         if not contents.vanished:  # else a compaction was at work: what is gone stands elsewhere now
             break
     contents.results = [result for _, result in newest.values()]
+    files = sum(len(row_files(folder, disk)) for folder in folders) if log.isEnabledFor(logging.DEBUG) else 0
+    where = ", ".join(map(str, folders))
+    log.debug("%d trials in %d files of %s, in %.2f s", len(newest), files, where, time.monotonic() - started)
     return contents
 
 
@@ -357,3 +373,50 @@ def to_frame(results: Sequence[TrialResult]) -> pd.DataFrame:
 
     fixed = ["trial_id", "status", "strategy", "task", "model", "seed", "n_train", "hparams"]
     return pd.DataFrame([flat_row(result) for result in results], columns=None if results else fixed)
+
+
+def from_frame(frame: pd.DataFrame) -> list[TrialResult]:
+    """Return the rows of a frame that `to_frame` made: some of them, in any order, columns added or not.
+
+    Numbers of a metric or a fact are what they were; of which mapping a column was is told by `sweeper.metrics`.
+
+    Raises:
+        ValueError: a column is missing, or a row is not what its id says.
+    """
+    from sweeper.metrics import METRICS
+
+    train = [f.name for f in fields(TrainArgs)]
+    named = ("model", "task", "n_train", "strategy", "seed")
+    missing = [name for name in ("trial_id", "status", "hparams", *named, *train) if name not in frame]
+    if missing:
+        raise ValueError(
+            f"the frame lacks the column {', '.join(missing)}: it takes rows of sweeper.load_results(), whole"
+        )
+    found = []
+    for row in frame.to_dict("records"):
+        known = {str(name): value for name, value in row.items() if not _is_missing(value)}
+        try:
+            spec = TrialSpec(
+                hparams=json.loads(known["hparams"]),
+                train=TrainArgs(**{name: known[name] for name in train}),
+                **{name: known[name] for name in named},
+            )
+            facts = {name: value for name, value in known.items() if name not in {*named, *train, "hparams", "curve"}}
+            content = {
+                "trial_id": facts.pop("trial_id"),
+                "status": facts.pop("status"),
+                "error": facts.pop("error", None),
+                "spec": spec.to_dict(),
+                "metrics": {name: value for name, value in facts.items() if name in METRICS},
+                "context": {name: value for name, value in facts.items() if name not in METRICS},
+                "provenance": {name: facts[name] for name in ("recorded_at",) if name in facts},
+                "curve": known.get("curve", ()),
+            }
+            found.append(TrialResult.from_dict(content))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"row {row['trial_id']!r} of the frame is no trial: {error}") from None
+    return found
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

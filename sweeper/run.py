@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.early_stop import RULES
 from sweeper.launches import forget, recorded
-from sweeper.objects import is_url
+from sweeper.loggers import Logged, Sink, open_sink, split
 from sweeper.outcome import Outcome, rows_of
-from sweeper.printing import console, report_damage, say, seconds, time_in_words
+from sweeper.printing import console, report_damage, say, time_in_words
+from sweeper.request import ARGUMENTS, Request, as_request, flag, name_of
 from sweeper.results import ResultsStore
-from sweeper.search import OBJECTIVES, SEARCHES, Situation, rungs
+from sweeper.search import Situation, rungs
 from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.standing import STOPPED, Reporter, StoppedError, TimeIsUpError, reporting
-from sweeper.suggest import no_such
 from sweeper.sweep import done, missing
 from sweeper.upkeep import settle
 
@@ -34,92 +35,6 @@ if TYPE_CHECKING:
     from sweeper.trial import LeftOut
 
 Climbing = Generator[list[TrialSpec], Sequence[TrialResult], None]
-
-RECORDED = {"grid": "grid_name", "data": "data_name", "trial_timeout": "time_limit"}
-"""Fields of `Request` -> what a store's records of launches, and the command, call them."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a launch is asked for: the options of the command. `launch` says what each means."""
-
-    grid: str | Path | Mapping[str, Any] | Grid
-    results: str
-    strategies: tuple[str, ...]
-    data: str | None
-    text_column: str | None
-    label_column: str | None
-    group_column: str | None
-    work: str | None
-    encoding: str | None
-    image_size: int | None
-    models: tuple[str, ...]
-    steps: int | None
-    dry_run: bool
-    cpus: int | None
-    gpus_per_trial: float | None
-    max_concurrent: int | None
-    pack: int | None
-    search: str
-    settings: int | None
-    objectives: tuple[str, ...]
-    budget: float | None
-    early_stop: str | None
-    trial_timeout: float | None
-    stop_after: float | None
-    live: bool
-    keep_weights: bool
-    address: str | None
-
-    def __post_init__(self) -> None:
-        """Find what is wrong with the request before anything runs or is written.
-
-        Raises:
-            ValueError: a value is out of range, or two options do not go together.
-        """
-        for name in ("steps", "cpus", "max_concurrent", "pack", "settings"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{_flag(name)} must be a whole number of at least 1, got {value!r}")
-        for name, known in (("search", ["grid", *SEARCHES]), ("early_stop", [None, *RULES])):
-            if getattr(self, name) not in known:
-                raise no_such(name.replace("_", " "), getattr(self, name), [one for one in known if one])
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise no_such("objective", name, OBJECTIVES)
-        if (self.address or "").startswith("ray://"):
-            raise ValueError(
-                f"--address {self.address} is Ray Client's, with which the store would be written on the cluster's "
-                "head: `sweeper submit --address http://HEAD:8265` runs the same there, or name the head's own port, "
-                "HEAD:6379"
-            )
-        if self.address is not None and self.cpus is not None:
-            raise ValueError("--cpus is for a local Ray; a cluster at --address has its own")
-        share = self.gpus_per_trial
-        if share is not None and not (0 <= share <= 1 or (share > 0 and float(share).is_integer())):
-            raise ValueError(f"--gpus-per-trial must be a share of one GPU or a whole number, got {share:g}")
-        if self.settings is not None and not (self.search in SEARCHES and SEARCHES[self.search].chooses):
-            choosing = ", ".join(name for name, entry in SEARCHES.items() if entry.chooses)
-            raise ValueError(f"--settings is for a search that chooses ({choosing}), and --search is {self.search}")
-        if self.keep_weights and is_url(self.results):
-            raise ValueError(f"--keep-weights needs a folder, and {self.results} is object storage")
-        if self.objectives and self.search == "grid":
-            raise ValueError("--objective is for a search, and --search grid runs every trial")
-
-    def record(self) -> dict[str, Any]:
-        """Return what decides what runs, under the names that `sweeper resume` gives to the command.
-
-        A grid that is in no file is named <NAME>.
-        """
-        kept = {name: getattr(self, name) for name in RECORDED_FIELDS}
-        if not isinstance(self.grid, str):
-            kept["grid"] = str(self.grid) if isinstance(self.grid, Path) else f"<{_name(self.grid)}>"
-        return {RECORDED.get(name, name): value for name, value in kept.items()}
-
-
-ARGUMENTS = {"strategy": "strategies", "model": "models", "objective": "objectives"}
-"""Options of the command that `launch` calls otherwise."""
-RECORDED_FIELDS = [field.name for field in fields(Request) if field.name != "results"]
 
 
 def launch(
@@ -150,6 +65,7 @@ def launch(
     stop_after: float | str | None = None,
     live: bool = False,
     keep_weights: bool = False,
+    log: str | Sequence[str] = (),
     address: str | None = None,
     quiet: bool = False,
 ) -> Outcome:
@@ -186,6 +102,8 @@ def launch(
         stop_after: After this long it ends, whatever trains; the same call goes on from there.
         live: Show it in a browser while it runs, on this machine alone; the link is said on stderr.
         keep_weights: Save what each trial learned, in RESULTS/adapters.
+        log: Trackers that are told of each row, "mlflow", "wandb" or "tensorboard"; "mlflow=URI" and "wandb=FOLDER" say
+            where.
         address: Ray cluster, "auto" or "host:port"; a local Ray if ``None``.
         quiet: Say nothing on stderr.
 
@@ -201,22 +119,6 @@ def launch(
         # What both share speaks of the command's options.
         error.args = tuple(_in_python(one) if isinstance(one, str) else one for one in error.args)
         raise
-
-
-def as_request(options: Mapping[str, Any]) -> Request:
-    """Return the request that options make, a single name for a list of one, times in seconds.
-
-    Raises:
-        ValueError: something in them is wrong.
-    """
-    asked = {field.name: options[field.name] for field in fields(Request)}
-    for name in ("strategies", "models", "objectives"):
-        asked[name] = (asked[name],) if isinstance(asked[name], str) else tuple(asked[name])
-    for name in ("budget", "trial_timeout", "stop_after"):
-        asked[name] = None if asked[name] is None else seconds(asked[name])
-    for name in ("results", "data"):
-        asked[name] = None if asked[name] is None else str(asked[name])
-    return Request(**asked)
 
 
 def carry_out(asked: Request, quiet: bool = False) -> Outcome:
@@ -278,7 +180,7 @@ def _grid(asked: Request, talk: Console) -> tuple[Grid, list[LeftOut]]:
         with Bar("trials checked", talk) as bar:
             trials, left_out = check_all(grid.trials, own is not None and not asked.strategies, bar.tell)
     except ValueError as error:
-        raise ValueError(f"{_name(asked.grid)}: {error}") from None
+        raise ValueError(f"{name_of(asked.grid)}: {error}") from None
     return replace(grid, trials=tuple(trials)), left_out
 
 
@@ -291,19 +193,9 @@ def _own_data(asked: Request) -> OwnData | None:
     if asked.data is None:
         for name, value in {"model": asked.models, "steps": asked.steps, **columns}.items():
             if value not in (None, ()):
-                raise ValueError(f"{_flag(name)} is for --data DATA; a grid names its own")
+                raise ValueError(f"{flag(name)} is for --data DATA; a grid names its own")
         return None
     return own_data(Asked(asked.data, **columns), asked.models, asked.steps)
-
-
-def _name(grid: str | Path | Mapping[str, Any] | Grid) -> str:
-    if isinstance(grid, Mapping):
-        return str(grid.get("name", "grid"))
-    return str(grid) if isinstance(grid, str | Path) else grid.name
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _in_python(text: str) -> str:
@@ -335,11 +227,22 @@ def _advice(trials: Sequence[TrialSpec]) -> dict[Situation, dict[str, Mapping[st
 def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk: Console) -> Counter[Status]:
     """Run what is missing, rung after rung of a search, and return how many trials ended how."""
     from sweeper.live import shown_live
-    from sweeper.tune import connected, gpus_for  # Ray takes seconds to import: the message comes first
 
+    # In a notebook Ray would ask for a package that it needs for what is not shown here.
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from sweeper.tune import connected, gpus_for, runs_already  # which takes seconds: the message comes first
+
+    if runs_already() and (asked.cpus is not None or asked.address is not None):
+        option = "--cpus" if asked.address is None else "--address"
+        raise ValueError(
+            f"{option} is for a Ray yet to be started, and one runs in this process: ray.shutdown() ends it"
+        )
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if asked.keep_weights else None
     rows, until, last, began = None, None, None, time.time()
+    sinks = {name: open_sink(name, where) for name, where in split(asked.log).items()}
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         stack.enter_context(connected(asked.address, asked.cpus))
@@ -361,7 +264,7 @@ def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk:
                     end()
                 break
             try:
-                counts += _run_all(asked, grid, trials, store, talk, kept, until, reporter)
+                counts += _run_all(asked, grid, trials, store, talk, sinks, kept, until, reporter)
             except TimeIsUpError:
                 say(talk, f"Stopped after {time_in_words(time.time() - began)}; `sweeper resume` goes on from there.")
                 reporter.ended = STOPPED
@@ -387,6 +290,7 @@ def _run_all(
     trials: Sequence[TrialSpec],
     store: ResultsStore,
     talk: Console,
+    sinks: Mapping[str, Sink],
     kept: Path | None,
     until: float | None,
     reporter: Reporter,
@@ -413,7 +317,7 @@ def _run_all(
             run_sweep(
                 todo,
                 store,
-                progress,
+                Logged(progress, sinks, partial(say, talk)) if sinks else progress,
                 grid=grid.name,
                 cpus=asked.cpus,
                 gpus_per_trial=asked.gpus_per_trial,
@@ -442,6 +346,6 @@ def _run_all(
     if without and (len(without) > len(todo) - progress.done or until is None or time.time() < until):
         raise OSError(
             f"only {len(todo) - len(without)} of {len(todo)} trials have a row in {store.name!r}; "
-            "the same command runs the missing ones"
+            "run the same command again for the missing ones"
         )
     return Counter(progress.counts)

@@ -89,7 +89,7 @@ class SafeTensors:
         return found
 
     def _wrong(self, what: str) -> ValueError:
-        return ValueError(f"{self.path} {what}")
+        return ValueError(f"{self.path} {what}. Copy or save it anew")
 
     def _header(self) -> dict[str, Any]:
         size = os.fstat(self.file.fileno()).st_size
@@ -169,7 +169,7 @@ def new_folder(target: Path, overwrite: bool, ours: frozenset[str]) -> Iterator[
         if not overwrite:
             raise ValueError(f"{target} is already there: name another folder, or give --overwrite")
         if target.is_symlink() or not target.is_dir() or not {path.name for path in target.iterdir()} <= ours:
-            raise ValueError(f"{target} holds other things than an adapter: it is not replaced")
+            raise ValueError(f"{target} holds other things than an adapter: it is not replaced, name another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(4)
     temporary, old = (target.with_name(f".{target.name}.{mark}.{what}") for what in ("new", "old"))

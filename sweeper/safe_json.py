@@ -24,11 +24,11 @@ def open_inside(folder: Path, name: str) -> BinaryIO:
         if not path.resolve(strict=True).is_relative_to(folder.resolve(strict=True)):
             raise ValueError(f"{path} is a link that leads out of its folder: put the file itself there")
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise ValueError(f"{path} is not a plain file")
+            raise ValueError(f"{path} is not a plain file: put the file itself there")
         return path.open("rb")
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{path} cannot be read: {reason}") from None
+        raise ValueError(f"{path} cannot be read: {reason}. Check the path, or copy the file anew") from None
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -49,9 +49,9 @@ def parse_object(content: bytes | str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{where} is not JSON: {' '.join(str(error).split())[:200]}. Copy or save it anew") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{where} is not a JSON object")
+        raise ValueError(f"{where} is not a JSON object but a {type(found).__name__}: copy or save it anew")
     return found
 
 

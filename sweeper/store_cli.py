@@ -7,11 +7,12 @@ import sys
 import click
 
 from sweeper import upkeep
+from sweeper.command import Group
 from sweeper.printing import format_option, print_json, results_option
 from sweeper.results import ResultsStore
 
 
-@click.group()
+@click.group(cls=Group)
 def store() -> None:
     """Keep a results store in order.
 
@@ -53,38 +54,51 @@ def check(folder: str, form: str) -> None:
 
 @store.command()
 @results_option
-def repair(folder: str) -> None:
+@format_option
+def repair(folder: str, form: str) -> None:
     """Set damaged files aside (NAME.damaged) and write their whole rows anew.
 
     \b
     sweeper store repair
+    sweeper store repair --results results/from_elsewhere
     """
-    aside = upkeep.repair(ResultsStore(folder))
+    aside = [f"{file}{upkeep.DAMAGED}" for file in upkeep.repair(ResultsStore(folder))]
+    if form == "json":
+        print_json({"set_aside": aside})
+        return
     for file in aside:
-        click.echo(f"set aside: {file}{upkeep.DAMAGED}")
+        click.echo(f"set aside: {file}")
     click.echo(f"{len(aside)} files mended." if aside else "Nothing to mend.")
 
 
 @store.command()
 @results_option
-def compact(folder: str) -> None:
+@format_option
+def compact(folder: str, form: str) -> None:
     """Write the row that counts of each trial into one file; files in use or damaged stay as they are.
 
     \b
     sweeper store compact
     """
     gone = upkeep.compact(ResultsStore(folder))
+    if form == "json":
+        print_json({"files_made_one": gone})
+        return
     click.echo(f"{gone} files are one now." if gone else "Nothing to do: fewer than two whole files without a writer.")
 
 
 @store.command()
 @click.argument("sources", nargs=-1, required=True, metavar="DIR...")
 @results_option
-def merge(sources: tuple[str, ...], folder: str) -> None:
+@format_option
+def merge(sources: tuple[str, ...], folder: str, form: str) -> None:
     """Take the rows of other stores into this one; of a trial that both have the newer counts, a final one first.
 
     \b
     sweeper store merge laptop/results server/results --results results
     """
     new = upkeep.merge(ResultsStore(folder, create=True), [ResultsStore(source) for source in sources])
+    if form == "json":
+        print_json({"new_rows": new})
+        return
     click.echo(f"{new} rows are new in {folder}.")

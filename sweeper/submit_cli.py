@@ -42,7 +42,7 @@ def submit(context: click.Context, address: str, install: bool, no_wait: bool) -
     sweeper submit --address http://head:8265 --grid my_grid.toml --results /shared/sweeps --budget 2h
     """
     arguments = [*context.args]
-    options = launch.make_context("sweeper launch", [*arguments], parent=context.parent).params
+    options = launch.make_context("launch", [*arguments], parent=context.parent).params
     folder = options["folder"]
     if not is_url(folder) and not Path(folder).is_absolute():
         raise click.UsageError(
@@ -65,7 +65,9 @@ def submit(context: click.Context, address: str, install: bool, no_wait: bool) -
                 metadata={"grid": options["grid_name"], "results": folder},
             )
         except RuntimeError as error:
-            raise ConnectionError(f"{address} takes no job: {_line(error)}") from None
+            raise ConnectionError(
+                f"{address} takes no job: {_line(error)}. Check its address and RAY_AUTH_TOKEN"
+            ) from None
     say(talk, f"Job {job}; `ray job stop {job} --address {address}` ends it.")
     if no_wait:
         return
@@ -76,7 +78,7 @@ def submit(context: click.Context, address: str, install: bool, no_wait: bool) -
         raise
     found = client.get_job_info(job)
     if found.status != "SUCCEEDED" and not found.driver_exit_code:
-        raise OSError(f"the job ended as {found.status}: {_line(found.message)}")
+        raise OSError(f"the job ended as {found.status}: {_line(found.message)}. `ray job logs {job}` says more")
     sys.exit(found.driver_exit_code or 0)
 
 
@@ -135,7 +137,9 @@ def _client(address: str) -> Any:
             )
         return JobSubmissionClient(address)
     except (RuntimeError, RayError, requests.RequestException) as error:
-        raise ConnectionError(f"no job server to be had at {address}: {_line(error)}") from None
+        raise ConnectionError(
+            f"no job server to be had at {address}: {_line(error)}. `ray start --head` starts one"
+        ) from None
 
 
 async def _follow(client: Any, job: str) -> None:

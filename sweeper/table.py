@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -181,8 +182,11 @@ def print_summary(lines: Sequence[Line], console: Console) -> None:
 
 
 def as_html(lines: Sequence[Line]) -> str:
-    """Return the same tables as HTML."""
-    parts = []
+    """Return the same tables as HTML, and what their columns are."""
+    parts, said = [], io.StringIO()
+    if lines:
+        shown = [heading for heading in SUMMARY if any(_has(heading, [line]) for line in lines)]
+        _print_caption(lines, shown, Console(file=said, width=10_000, force_jupyter=False))
     for situation in dict.fromkeys(line.situation for line in lines):
         here = by_score(line for line in lines if line.situation == situation)
         table = _summary(here, ())
@@ -191,7 +195,12 @@ def as_html(lines: Sequence[Line]) -> str:
         rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in zip(*columns, strict=True))
         title = html.escape(str(table.title))
         parts.append(f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>")
-    return "".join(parts)
+    return "".join(parts) + "".join(f"<p>{html.escape(text)}</p>" for text in said.getvalue().splitlines())
+
+
+def columns_of(here: Sequence[Line]) -> list[str]:
+    """Return the headings in `SUMMARY` that stand in the table of a situation."""
+    return [heading for heading in SUMMARY if _has(heading, here)]
 
 
 def _has(heading: str, here: Sequence[Line]) -> bool:
@@ -204,7 +213,7 @@ def _has(heading: str, here: Sequence[Line]) -> bool:
 def _print_caption(lines: Sequence[Line], shown: Sequence[str], console: Console) -> None:
     """Say what the columns are, and of each diagnosis what to do about it."""
     told = {
-        heading: f"{heading}: {text.format(memory_kind=_memory_kind(lines[0]))}."
+        heading: f"{heading}: {text.format(memory_kind=memory_kind(lines[0]))}."
         for heading, text in EXPLAINED.items()
         if heading in shown
     }
@@ -292,7 +301,8 @@ def _measured(row: TrialResult, metric: str, form: str) -> str:
     return format(row.metrics[metric], form) if metric in row.metrics else "-"
 
 
-def _memory_kind(line: Line) -> str:
+def memory_kind(line: Line) -> str:
+    """Return of what the peak memory is."""
     kind = line.trials[0].context["memory_kind"]
     return "of device memory" if kind == "device" else "resident set of the process that trained the pack"
 

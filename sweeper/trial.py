@@ -115,7 +115,9 @@ def check_all(
         in_vain = strategy not in somewhere and not lenient
         in_vain = in_vain and verdict is not None and not isinstance(verdict[1], UnavailableError)
         if verdict is not None and (in_vain or not kept):
-            raise verdict[1]
+            if isinstance(verdict[1], UnavailableError):  # says itself how to get it
+                raise verdict[1]
+            raise NotApplicableError(f"{verdict[1]}. `sweeper ls` lists other strategies, models and tasks")
     return kept, [LeftOut(what, reason, number) for (what, reason), number in reasons.items()]
 
 
@@ -145,8 +147,8 @@ def _makes_no_sense(
     return None
 
 
-Keep = Callable[[LoadedModel, LoadedModel, int, TrialResult], None]
-"""Takes what was trained: the base, the trained pack, a member's number and its row."""
+Keep = Callable[[LoadedModel, LoadedModel, int, TrialResult, TaskData], None]
+"""Takes what was trained: the base, the trained pack, a member's number and its row; and the task's rows."""
 
 
 class _SlowerTogetherError(Exception):
@@ -363,7 +365,7 @@ def _run(
         rows.append(_diagnosed(_with_forgetting(row)))
         if keep and status is Status.COMPLETE:
             assert measured.place is not None
-            keep(base, model, measured.place, rows[-1])
+            keep(base, model, measured.place, rows[-1], data)
     return rows
 
 

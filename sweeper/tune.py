@@ -44,6 +44,8 @@ from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.sweep import Listener, Sweep
 from sweeper.trial import run_planned
 
+log = logging.getLogger(__name__)
+
 SIGNS = {
     Status.PREEMPTED: ("node has died", "node died", "was preempted", "is unavailable"),
     Status.OUT_OF_MEMORY: ("OutOfMemoryError", "running low on memory"),
@@ -204,7 +206,7 @@ def launch(
     with connected(address, cpus), tempfile.TemporaryDirectory(prefix="sweeper-") as scratch:
         gpus_per_trial, gpus = gpus_for(gpus_per_trial)
         workers = workers_for(gpus_per_trial, gpus, max_concurrent)
-        packs = packs_of(trials, pack_size, workers, checkpoints)
+        packs = packs_of(trials, pack_size, workers, checkpoints, until is not None)
         judge = None if early_stop is None else ray.remote(num_cpus=0)(_Judge).remote(early_stop)
         sweep = Sweep(packs, store, listener, provenance, time_limit, time.monotonic)
         numbers = list(range(len(packs)))
@@ -227,6 +229,7 @@ def launch(
                     name=f"sweep-{numbers[0]}",
                     storage_path=str(Path(scratch)),
                     verbose=0,
+                    progress_reporter=tune.CLIReporter(),  # in a notebook another clears what the cell has said
                     callbacks=[_ToStore(sweep, checkpoints, beat)],
                 ),
             )
@@ -237,7 +240,7 @@ def launch(
                     raise
                 raise OSError(
                     f"{store.name!r} takes no more rows ({reason(sweep.refused)}). Those it has are intact; "
-                    "the same command goes on from there"
+                    "launch again to go on from there"
                 ) from None
             numbers, sweep.again = sweep.again, []
 
@@ -263,16 +266,18 @@ def workers_for(gpus_per_trial: float, gpus: float, max_concurrent: int | None) 
 
 
 def packs_of(
-    trials: Sequence[TrialSpec], size: int | None, workers: int, checkpoints: Path | None
+    trials: Sequence[TrialSpec], size: int | None, workers: int, checkpoints: Path | None, limited: bool = False
 ) -> list[list[TrialSpec]]:
     """Return the trials in packs, in the order in which they start.
 
-    Those that trained together when a launch ended go on together.
+    Those that trained together when a launch ended go on together. Where time is limited, one seed of everything comes
+    before the next: what is left out then is seeds, not strategies.
     """
     specs = {trial.trial_id: trial for trial in trials}
     begun = [] if checkpoints is None else checkpoint.groups(checkpoints, specs.keys())
     together = [[specs.pop(trial) for trial in group] for group in begun]
-    return _spread_seeds(together + make_packs(list(specs.values()), size, workers))
+    packs = together + make_packs(list(specs.values()), size, workers)
+    return sorted(packs, key=lambda pack: pack[0].seed) if limited else _spread_seeds(packs)
 
 
 def _cause(file: str | None) -> tuple[Status, str]:
@@ -299,11 +304,25 @@ def _spread_seeds(packs: list[list[TrialSpec]]) -> list[list[TrialSpec]]:
     return [pack for *_, pack in sorted(ordered, key=lambda item: item[:2])]
 
 
+def runs_already() -> bool:
+    """Return whether this process is connected to a Ray, which somebody else started."""
+    return bool(ray.is_initialized())
+
+
 @contextlib.contextmanager
 def connected(address: str | None, cpus: int | None) -> Iterator[None]:
-    """Connect to a cluster or start a local Ray, quietly; leave a Ray that was already there."""
+    """Connect to a cluster or start a local Ray, quietly; leave a Ray that was already there.
+
+    Raises:
+        ConnectionError: there is no Ray cluster at ``address``.
+    """
     if ray.is_initialized():
-        yield
+        tunes, before = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
+        tunes.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            tunes.setLevel(before)
         return
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -326,6 +345,7 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
             )
         else:
             _connect(address, quiet)
+    log.debug("Ray %s at %s: %s", ray.__version__, address or "this machine", ray.cluster_resources())
     try:
         yield
     finally:

@@ -62,14 +62,15 @@ Called = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    """Run `sweeper` in this process, which is quicker, and return exit code, stdout and stderr."""
-    from sweeper.cli import cli
+    """Run `sweeper` or `advisor` in this process, which is quicker; return exit code, stdout and stderr."""
+    from advisor.cli import cli as advisor_cli
+    from sweeper.cli import cli as sweeper_cli
     from sweeper.command import run as run_command
 
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["sweeper", *args])
+    def call(*args: str, program: str = "sweeper") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [program, *args])
         with pytest.raises(SystemExit) as ended:
-            run_command(cli, "sweeper")
+            run_command({"sweeper": sweeper_cli, "advisor": advisor_cli}[program], program)
         said = capsys.readouterr()
         return int(str(ended.value.code)), said.out, said.err
 

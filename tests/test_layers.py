@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,20 @@ LIGHT = {
     "sweeper.early_stop",
     "sweeper.safe_json",
 }
-COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan", "plan_cli")
+MANNERS = {"sweeper.command", "sweeper.completion", "sweeper.printing"}
+COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan")
 ANSWER = ("situation", "rules", "evidence", "portfolio", "feasible", "recommend", "report", "explain", "first")
 ADVICE = {f"advisor.{name}" for name in (*ANSWER, *COSTS)}
+
+# The files of single commands: parse, call, print. A probe trains, and is loaded for one alone.
+COMMANDS = {
+    f"{folder.name}.{file.stem}" for folder in (ROOT / "sweeper", ROOT / "advisor") for file in folder.glob("*_cli.py")
+} - {"advisor.probe_cli"}
+FOR_COMMANDS = {
+    *(ADVICE | LIGHT | MANNERS | COMMANDS),
+    *("advisor.options", "advisor.emit.tools", "sweeper.errors", "sweeper.listen", "sweeper.loggers"),
+    *("sweeper.outcome", "sweeper.request", "sweeper.run"),
+}
 
 # Module (or package, with a trailing dot) -> project modules that it may import at its top. What is not
 # named here may import anything below it; the first entry that fits counts.
@@ -58,36 +70,40 @@ MAY_IMPORT = {
         "advisor.situation",
         "advisor.table",
     },
-    "advisor.cli": ADVICE | LIGHT | {"advisor.next_cli", "advisor.options", "sweeper.command", "sweeper.printing"},
-    "advisor.next_cli": ADVICE | LIGHT | {"advisor.options"},
-    "advisor.options": ADVICE | LIGHT | {"sweeper.data_cli"},
+    "advisor.emit.grid": ADVICE | {"advisor.contenders", "advisor.next_trials", "advisor.own"},
+    "advisor.emit.": ADVICE | LIGHT | {"advisor.emit"},
+    "advisor.regret": LIGHT,
+    "advisor.chart": {"sweeper.page"},
+    "advisor.page_parts": ADVICE | {"advisor.regret", "sweeper.page"},
+    "advisor.page": ADVICE | LIGHT | {"advisor.chart", "advisor.page_parts", "sweeper.page"},
+    "advisor.estimator": ADVICE | LIGHT | {"advisor.fit"},
+    "advisor.questions": ADVICE | {"sweeper.page", "sweeper.suggest"},
+    "advisor.service": ADVICE | {"advisor.questions", "sweeper", "sweeper.problems"},
+    "advisor.options": ADVICE | LIGHT | MANNERS | {"sweeper.data_cli"},
+    "advisor.cli": FOR_COMMANDS,
+    "sweeper.cli": FOR_COMMANDS,
+    **dict.fromkeys(COMMANDS, FOR_COMMANDS),
     "sweeper.printing": LIGHT,
-    "sweeper.store_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.status_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.plan_cli": LIGHT | {"sweeper.data_cli", "sweeper.launch_cli", "sweeper.printing", "sweeper.run"},
+    "sweeper.command": {"sweeper", "sweeper.printing", "sweeper.completion", "sweeper.schema_cli"},
+    "sweeper.completion": LIGHT,
+    "sweeper.request": LIGHT | {"sweeper.loggers", "sweeper.printing"},
+    "sweeper.run": LIGHT
+    | {"sweeper.standing", "sweeper.loggers", "sweeper.outcome", "sweeper.printing", "sweeper.request"},
+    "sweeper.loggers": LIGHT,
+    "sweeper.outcome": LIGHT | {"sweeper.summary"},
+    "sweeper.page": set(),
+    "sweeper.chart": set(),
+    "sweeper.contest": LIGHT | {"sweeper.summary"},
+    "sweeper.sensitivity": LIGHT | {"sweeper.summary"},
+    "sweeper.doctor": {"sweeper.disk"},
     "sweeper.live": LIGHT | {"sweeper.live_page", "sweeper.printing"},
     "sweeper.live_page": LIGHT | {"sweeper.page", "sweeper.printing"},
     "sweeper.machine": set(),
-    "sweeper.launch_cli": LIGHT | {"sweeper.data_cli", "sweeper.printing", "sweeper.run"},
-    "sweeper.run": LIGHT | {"sweeper.outcome", "sweeper.printing"},
-    "sweeper.outcome": LIGHT | {"sweeper.summary"},
-    "sweeper.cli": LIGHT
-    | {
-        "sweeper.command",
-        "sweeper.adapters_cli",
-        "sweeper.data_cli",
-        "sweeper.import_cli",
-        "sweeper.launch_cli",
-        "sweeper.outcome",
-        "sweeper.plan_cli",
-        "sweeper.printing",
-        "sweeper.status_cli",
-        "sweeper.store_cli",
-        "sweeper.submit_cli",
-    },
-    "sweeper.import_cli": LIGHT | {"sweeper.printing"},
-    "sweeper.submit_cli": LIGHT | {"sweeper.errors", "sweeper.launch_cli", "sweeper.printing"},
-    "sweeper.data_cli": LIGHT,
+    "sweeper.guard": set(),
+    "sweeper.listen": {"sweeper.errors"},
+    "sweeper.problems": set(),
+    "sweeper.service": {"sweeper", "sweeper.guard", "sweeper.predict", "sweeper.problems"},
+    "sweeper.signature": {"sweeper.models.base", "sweeper.suggest", "sweeper.tasks.base", "sweeper.work"},
     "sweeper.own_data": {
         "sweeper.fetch",
         "sweeper.models.base",
@@ -97,7 +113,7 @@ MAY_IMPORT = {
         "sweeper.tasks.rows",
         "sweeper.work",
     },
-    "sweeper.adapters_cli": LIGHT | {"sweeper.printing"},
+    "sweeper.adapters_cli": LIGHT | MANNERS,
     "sweeper.models.": {
         "sweeper.models",
         "sweeper.errors",
@@ -151,6 +167,7 @@ MAY_IMPORT = {
 }
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
@@ -189,21 +206,22 @@ def test_imports_follow_the_table(name: str) -> None:
     everything = imported([node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)])
     if name.startswith("sweeper"):
         assert not any(module.split(".")[0] == "advisor" for module in everything), "sweeper never imports advisor"
-    if name not in ("sweeper.tune", "sweeper.submit_cli", "sweeper.plan"):
-        assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for all"
-    if name in LIGHT | ADVICE | {
-        "sweeper.cli",
-        "sweeper.launch_cli",
-        "sweeper.plan_cli",
-        "sweeper.status_cli",
-        "sweeper.run",
-        "sweeper.outcome",
-        "sweeper.printing",
-        "sweeper.adapters_cli",
-        "sweeper.data_cli",
+    if name not in ("sweeper.tune", "sweeper.plan", "sweeper.submit_cli"):
+        assert "ray" not in {module.split(".")[0] for module in everything}, "sweeper.tune imports ray for a launch"
+    if name in LIGHT | ADVICE | MANNERS | COMMANDS | {
+        "advisor.chart",
         "advisor.cli",
-        "advisor.next_cli",
         "advisor.options",
+        "advisor.page",
+        "advisor.page_parts",
+        "advisor.regret",
+        "sweeper.cli",
+        "sweeper.doctor",
+        "sweeper.listen",
+        "sweeper.loggers",
+        "sweeper.outcome",
+        "sweeper.request",
+        "sweeper.run",
     }:
         assert not HEAVY & {module.split(".")[0] for module in imported(tree.body)}
     assert not {"pickle", "cPickle", "joblib", "dill", "cloudpickle"} & everything, "nothing is pickled"
@@ -217,6 +235,8 @@ def test_imports_follow_the_table(name: str) -> None:
         "from advisor.cli import cli; cli(['plan', '--model-params', '7B', '--device', 'l4'], standalone_mode=False)",
         "from sweeper.cli import cli; cli(['--help'], standalone_mode=False)",
         "import sweeper",
+        "from advisor.cli import cli; cli(['recommend', '--large-model', '--emit', 'trl'], standalone_mode=False)",
+        "from advisor.cli import cli; cli(['report', '--large-model'], standalone_mode=False)",
     ],
 )
 def test_start_up_loads_nothing_heavy(call: str, tmp_path: Path) -> None:

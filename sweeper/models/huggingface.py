@@ -223,7 +223,7 @@ def _cannot_load(name: str, error: Exception) -> Exception:
     if Path(name).is_dir():
         return ValueError(f"hf:{name}: {' '.join(str(error).split())[:300]}")
     if name.startswith((".", "/", "~")):
-        return ValueError(f"hf:{name}: there is no such folder")
+        return ValueError(f"hf:{name}: there is no such folder, check the path")
     return UnavailableError(
         f"hf:{name} is in no local cache and the Hub cannot be reached or does not have it. With a network: check "
         f"the name, or log in (`hf auth login`). Without: on a machine that has one, `hf download {name} --local-dir "

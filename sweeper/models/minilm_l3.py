@@ -37,6 +37,8 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types of Protocol Buffers
 GRAPH, INITIALIZER, DIMS, DATA_TYPE, NAME, RAW_DATA = 7, 5, 1, 2, 8, 9  # field numbers of onnx.proto
 FLOAT = 1
 
+AGAIN = "Delete the fetched file, and: sweeper data fetch minilm_l3"
+
 
 def build(input_shape: tuple[int, ...], n_classes: int, seed: int, work: str = CLASSIFICATION) -> LoadedModel:
     """Return a small pretrained text encoder, paraphrase-MiniLM-L3-v2 (BERT, 3 layers, 17.4 M parameters, fetched)."""
@@ -74,7 +76,7 @@ def weights(content: bytes) -> dict[str, Tensor]:
     """
     graph = next((value for number, value in _fields(memoryview(content)) if number == GRAPH), None)
     if not isinstance(graph, memoryview):
-        raise ValueError("no ONNX file of paraphrase-MiniLM-L3-v2: it holds no graph")
+        raise ValueError(f"no ONNX file of paraphrase-MiniLM-L3-v2: it holds no graph. {AGAIN}")
     found: dict[str, Tensor] = {}
     unnamed: list[Tensor] = []
     for number, value in _fields(graph):
@@ -85,7 +87,7 @@ def weights(content: bytes) -> dict[str, Tensor]:
             else:
                 unnamed.append(tensor)
     if len(unnamed) != LAYERS * len(UNNAMED):
-        raise ValueError(f"no ONNX file of paraphrase-MiniLM-L3-v2: it holds {len(unnamed)} nameless matrices")
+        raise ValueError(f"no ONNX file of paraphrase-MiniLM-L3-v2: it holds {len(unnamed)} nameless matrices. {AGAIN}")
     for place, tensor in enumerate(unnamed):
         layer, which = divmod(place, len(UNNAMED))
         found[f"encoder.layer.{layer}.{UNNAMED[which]}.weight"] = tensor.t().contiguous()
@@ -102,7 +104,7 @@ def _tensor(message: memoryview) -> tuple[str, Tensor]:
         elif number in (NAME, RAW_DATA) and isinstance(value, memoryview):
             name, raw = (bytes(value).decode(), raw) if number == NAME else (name, bytes(value))
     if kind != FLOAT:
-        raise ValueError(f"no ONNX file of paraphrase-MiniLM-L3-v2: {name!r} holds no float32")
+        raise ValueError(f"no ONNX file of paraphrase-MiniLM-L3-v2: {name!r} holds no float32. {AGAIN}")
     return name, torch.frombuffer(bytearray(raw), dtype=torch.float32).reshape(dims)
 
 
@@ -117,7 +119,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             yield number, value
             continue
         if wire not in (FIXED64, LENGTH, FIXED32):
-            raise ValueError("no ONNX file of paraphrase-MiniLM-L3-v2")
+            raise ValueError(f"no ONNX file of paraphrase-MiniLM-L3-v2: damaged. {AGAIN}")
         size = {FIXED64: 8, FIXED32: 4}.get(wire)
         if size is None:
             size, at = _varint(message, at)
@@ -129,7 +131,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(message):
-            raise ValueError("no ONNX file of paraphrase-MiniLM-L3-v2: it ends too early")
+            raise ValueError(f"no ONNX file of paraphrase-MiniLM-L3-v2: it ends too early. {AGAIN}")
         byte = message[at]
         value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
         if byte < 128:

@@ -72,7 +72,7 @@ def find(rest: str) -> ModelBuilder:
     if name not in known:
         raise no_such("model", f"torchvision:{name}", [f"torchvision:{other}" for other in known])
     if at and not (side.isascii() and side.isdigit() and int(side) > 0):
-        raise ValueError(f"torchvision:{rest}: what follows @ is the side of the images in pixels, got {side!r}")
+        raise ValueError(f"torchvision:{rest}: what follows @ must be the side of the images in pixels, got {side!r}")
     versions = [weights.name for weights in models.get_model_weights(name)]
     if version not in ("", "random", *versions):
         raise no_such("weights", version, ["random", *versions], f" for torchvision:{name}")

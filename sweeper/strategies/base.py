@@ -118,7 +118,7 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
 def check_blocks(name: str, wanted: int, model: LoadedModel) -> None:
     """Raise ValueError where a model has fewer blocks than wanted."""
     if wanted > len(model.blocks):
-        raise ValueError(f"{name} is {wanted}, but this model has only {len(model.blocks)} blocks")
+        raise ValueError(f"{name} is {wanted}, but this model has only {len(model.blocks)} blocks: take fewer")
 
 
 def check_above_zero(name: str, value: object) -> float:

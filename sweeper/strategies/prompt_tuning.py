@@ -70,7 +70,7 @@ def check_spare(strategy: str, model: LoadedModel, virtual_tokens: int) -> None:
     if model.spare_tokens is not None and virtual_tokens > model.spare_tokens:
         raise ValueError(
             f"{strategy}.virtual_tokens is {virtual_tokens}, but this model has positions for {model.spare_tokens} "
-            "beside those of the texts"
+            "beside those of the texts: take at most as many"
         )
 
 

@@ -39,6 +39,35 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Features:
+    """How the columns of a table become the numbers that a network reads.
+
+    Attributes:
+        columns: Name -> the texts that stand there, each a feature that is 0 or 1; none where it holds numbers.
+        mean: Of each feature, over the training rows.
+        deviation: Likewise; 0 where they are all equal, and the feature is 0 then.
+    """
+
+    columns: Mapping[str, tuple[str, ...]]
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    def standardised(self, inputs: np.ndarray) -> np.ndarray:
+        """Return features ``(rows, features)`` with mean 0 and deviation 1 over the training rows."""
+        mean, deviation = np.array(self.mean), np.array(self.deviation)
+        constant = deviation == 0
+        return np.where(constant, 0, (inputs - mean) / np.where(constant, 1, deviation)).astype(np.float32)
+
+
+def features_over(columns: Mapping[str, tuple[str, ...]], known: np.ndarray) -> Features:
+    """Return the features of columns, standardised by training rows ``(rows, features)``."""
+    known = known.astype(np.float64)
+    mean, deviation = known.mean(0), known.std(0)
+    deviation[deviation <= 1e-9 * np.maximum(1, np.abs(mean))] = 0
+    return Features(columns, tuple(mean.tolist()), tuple(deviation.tolist()))
+
+
+@dataclass(frozen=True)
 class TaskData:
     """The rows of one task for one seed.
 
@@ -54,6 +83,8 @@ class TaskData:
         work: A name in `sweeper.work.WORK`.
         labels: Names of the classes or tags, by their number.
         unit: For regression, how much 1 in a label is in the target's own unit.
+        zero: Likewise, what 0 is.
+        features: For tabular rows, how they came from columns, where that is known.
     """
 
     splits: Mapping[str, Split]
@@ -64,6 +95,8 @@ class TaskData:
     work: str = CLASSIFICATION
     labels: tuple[str, ...] = ()
     unit: float = 1.0
+    zero: float = 0.0
+    features: Features | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -73,6 +73,7 @@ class _Cleaning:
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
         self.names: tuple[str, ...] = ()
+        self.columns: dict[str, tuple[str, ...]] = {}
 
     def done(self) -> Cleaned:
         labels = self._labels()
@@ -139,7 +140,7 @@ class _Cleaning:
                 if not found[row].strip():
                     bad[row] = "no label"
         if len(bad) == len(column):
-            raise ValueError(f"{self.table.source}: no row has a label in {name!r}")
+            raise ValueError(f"{self.table.source}: no row has a label in {name!r}: --label-column NAME")
         self._drop(bad)
         return found
 
@@ -181,7 +182,10 @@ class _Cleaning:
         good = [row for row in there if row not in bad]
         if not good:
             first = next(iter(unreadable.values()), "none there")
-            raise ValueError(f"{self.table.source}: none of its {len(pictures)} images can be read ({first})")
+            raise ValueError(
+                f"{self.table.source}: none of its {len(pictures)} images can be read ({first}): name a folder of "
+                "PNG or JPEG files"
+            )
         self._drop(bad)
         self.facts["image"] = f"{images.shape[1]} x {images.shape[2]}, {'grey' if images.shape[3] == 1 else 'colour'}"
         if stretched:
@@ -199,23 +203,28 @@ class _Cleaning:
                 for row in np.flatnonzero(~np.isfinite(numbers)).tolist():
                     bad.setdefault(row, f"no finite number in {name!r}")
                 parts.append(numbers[:, None])
+                self.columns[name] = ()
                 self.facts["features"][name] = "number"
             elif found.kind == "text" and found.numbers >= 0.8 * found.present and found.distinct > MOST_CATEGORIES:
                 row = next(r for r in self.kept if column[r] is not None and as_number(column[r]) is None)
                 raise ValueError(
                     f"{self.table.source}: {name!r} holds numbers, but {str(column[row])[:40]!r} in row "
-                    f"{self.table.at[row]}"
+                    f"{self.table.at[row]}: mend or delete it"
                 )
             elif found.distinct <= MOST_CATEGORIES:
                 values = sorted({str(value) for value in column})
                 parts.append(np.array([[str(value) == one for one in values] for value in column], float))
+                self.columns[name] = tuple(values)
                 self.facts["features"][name] = f"{len(values)} categories"
             else:
                 left_out.append(f"{name} ({found.distinct} values)")
         if left_out:
             self.notes.append(f"texts of too many values to be categories, left out: {', '.join(left_out)}")
         if not parts:
-            raise ValueError(f"{self.table.source}: no column is left that could be a feature")
+            raise ValueError(
+                f"{self.table.source}: no column is left that could be a feature: name the text with --text-column, "
+                "or bring more columns"
+            )
         table = np.concatenate(parts, axis=1)
         if table.shape[1] > MOST_FEATURES:
             raise ValueError(f"{self.table.source} has {table.shape[1]:,} features, more than {MOST_FEATURES:,}")
@@ -257,7 +266,10 @@ class _Cleaning:
                 self.notes.append(f"leakage: {across} inputs were in more than one of the parts that the rows came in")
         self._drop(bad)
         if not self.kept:
-            raise ValueError(f"{self.table.source}: no usable row is left{self._because()}")
+            raise ValueError(
+                f"{self.table.source}: no usable row is left{self._because()}. `sweeper data check` lists what was "
+                "dropped: mend the file"
+            )
         return labels
 
     def _without_rare_classes(self, labels: dict[int, Any]) -> None:
@@ -266,7 +278,8 @@ class _Cleaning:
         total = len(counts)
         if len(counts) == 1:
             raise ValueError(
-                f"{source}: all labels in {name!r} are {next(iter(counts))!r}: one class is nothing to tell"
+                f"{source}: all labels in {name!r} are {next(iter(counts))!r}: one class is nothing to tell. Bring "
+                "rows of others, or --label-column NAME"
             )
         rare = {label for label, number in counts.items() if number < LEAST_OF_CLASS}
         if self.choice.split:
@@ -305,7 +318,8 @@ class _Cleaning:
             self.names = tuple(sorted({tag for tags in mine for tag in tags}, key=_in_order))
             if not 2 <= len(self.names) <= MOST_CLASSES:
                 raise ValueError(
-                    f"{self.table.source}: {self.choice.label!r} has {len(self.names):,} tags: no tags to tell apart"
+                    f"{self.table.source}: {self.choice.label!r} has {len(self.names):,} tags: no tags to tell "
+                    "apart: --label-column NAME"
                 )
             number = {name: place for place, name in enumerate(self.names)}
             ready = tuple([number[tag] for tag in tags] for tags in mine)
@@ -313,7 +327,8 @@ class _Cleaning:
             ready = np.array(mine, np.float64)
             if np.ptp(ready) == 0:
                 raise ValueError(
-                    f"{self.table.source}: all numbers in {self.choice.label!r} are equal: nothing to tell"
+                    f"{self.table.source}: all numbers in {self.choice.label!r} are equal: nothing to tell. Bring "
+                    "others, or --label-column NAME"
                 )
         groups = parts = None
         if self.choice.group:
@@ -334,6 +349,7 @@ class _Cleaning:
             groups=groups,
             parts=parts,
             metric="balanced_accuracy" if work == CLASSIFICATION and self._imbalance(ready) > IMBALANCED else "",
+            columns=self.columns,
         )
 
     def _groups(self) -> np.ndarray:

@@ -114,7 +114,8 @@ class _Chooser:
     def choice(self) -> Choice:
         if len(self.table.columns) < 2:
             raise ValueError(
-                f"{self.source} has only the column {next(iter(self.table.columns))!r}: no label beside it"
+                f"{self.source} has only the column {next(iter(self.table.columns))!r}: no label beside it: put one "
+                "in a second column"
             )
         images = self._of("image", self.free)
         lists = self._of("list", self.free)
@@ -221,7 +222,8 @@ class _Chooser:
             if self.profiles[asked].kind in ("list", "object", "image"):
                 value = next(value for value in self.table.columns[asked] if value is not None)
                 raise ValueError(
-                    f"{self.source}: the label column {asked!r} holds no plain values, but {str(value)[:40]}"
+                    f"{self.source}: the label column {asked!r} holds no plain values, but {str(value)[:40]}: name "
+                    "another"
                 )
             return asked
         plain = [
@@ -257,7 +259,7 @@ class _Chooser:
                 odd = str(self.table.columns[label][place])[:40]
                 raise ValueError(
                     f"{self.source}: the label column {label!r} holds numbers, but {odd!r} in row "
-                    f"{self.table.at[place]}"
+                    f"{self.table.at[place]}: mend or delete it, or --work classification"
                 )
         if found.kind != "number":
             return CLASSIFICATION
@@ -272,7 +274,7 @@ class _Chooser:
         asked = self.asked.text_column
         if asked is not None:
             if self.profiles[asked].kind in ("list", "object", "image", "empty"):
-                raise ValueError(f"{self.source}: the text column {asked!r} holds no texts")
+                raise ValueError(f"{self.source}: the text column {asked!r} holds no texts: name another")
             return asked
         texts = self._of("text", names)
         named = [name for name in texts if name.lower() in TEXTS]

@@ -75,7 +75,9 @@ class Dates:
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return "train", "valid" and "test", and "source_train" and "source_test" of other languages."""
         if not 2 <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+            )
         rng = np.random.default_rng(derived_seed(seed, self.name))
         sizes = [self.pool, self.valid, self.test, self.source_train, self.source_test]
         months = np.array([date.fromordinal(n).month for n in range(FIRST.toordinal(), LAST.toordinal() + 1)])

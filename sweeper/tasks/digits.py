@@ -110,7 +110,10 @@ class _Digits:
 
     def _parts(self, seed: int, n_train: int) -> dict[str, Images]:
         if not CLASSES <= n_train <= self.sizes.pool:
-            raise ValueError(f"{self.name} has {CLASSES} to {self.sizes.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has {CLASSES} to {self.sizes.pool} training rows to give, not {n_train}: choose "
+                "n_train among them"
+            )
         x, y = self.images()
         rng = np.random.default_rng(derived_seed(seed, self.name))
         sizes = self.sizes

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,13 @@ class Table:
         return len(self.at)
 
 
-def read_table(data: str, encoding: str | None = None) -> Table:
+def read_table(data: str, encoding: str | None = None, one_column: bool = False) -> Table:
     """Return the rows of a file, of a folder of images, or of ``hf:NAME[:CONFIG]``.
 
     Args:
         data: The file, the folder or the name.
         encoding: Of a text file; ``None`` for UTF-8, or UTF-16 where its mark stands at the beginning.
+        one_column: Whether a file of one column is rows too: texts without labels.
 
     Raises:
         ValueError: it cannot be read as what it seems to be; says where and what to do.
@@ -80,20 +82,25 @@ def read_table(data: str, encoding: str | None = None) -> Table:
 
             table = read_folder(path)
         elif not path.exists():
-            raise ValueError(f"there is no file or folder {data!r}")
+            raise ValueError(f"there is no file or folder {data!r}: check the path, or hf:NAME for one of the Hub")
         elif not path.is_file():
-            raise ValueError(f"{data!r} is no plain file and no folder")
+            raise ValueError(f"{data!r} is no plain file and no folder: name one of them")
         else:
             reader = READERS.get(path.suffix.lower())
+            if reader is _delimited and one_column:
+                reader = partial(_delimited, one_column=True)
             if reader is None:
                 known = ", ".join(sorted(READERS))
-                raise ValueError(f"{data!r} is of no kind that is known here: {known}, a folder of images, or hf:NAME")
+                raise ValueError(
+                    f"{data!r} is of no kind that is known here: {known}, a folder of images, or hf:NAME. Name one of "
+                    "these"
+                )
             table = reader(path, encoding)
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError to pathlib
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"{data!r} cannot be read: {reason}") from None
+        raise ValueError(f"{data!r} cannot be read: {reason}. Check its path and its permissions") from None
     if not len(table):
-        raise ValueError(f"{data!r} has no rows")
+        raise ValueError(f"{data!r} has no rows: put some in, or name another file")
     return table
 
 
@@ -113,7 +120,7 @@ def _content(path: Path) -> bytes:
                 raise ValueError(f"{str(path)!r} is larger than {MAX_BYTES // 2**20:,} MB: take a part of it")
             chunks.append(chunk)
     if not total:
-        raise ValueError(f"{str(path)!r} is empty")
+        raise ValueError(f"{str(path)!r} is empty: put rows in, or name another file")
     return b"".join(chunks)
 
 
@@ -142,12 +149,12 @@ def _text(path: Path, encoding: str | None, notes: list[str]) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _delimited(path: Path, encoding: str | None) -> Table:
+def _delimited(path: Path, encoding: str | None, one_column: bool = False) -> Table:
     notes: list[str] = []
     text = _text(path, encoding, notes)
     if path.suffix.lower() == ".txt" and _looks_like_columns(text):
         return _conll_text(path, text, notes)
-    delimiter = _delimiter(path, text)
+    delimiter = _delimiter(path, text, one_column)
     notes.append(f"delimiter: {DELIMITERS[delimiter]}")
     try:
         records = _records(path, text, delimiter)
@@ -160,7 +167,10 @@ def _delimited(path: Path, encoding: str | None) -> Table:
     names = _header(path, header, rows)
     for line, row in rows:
         if len(row) != len(names):
-            raise ValueError(f"{str(path)!r}: line {line} has {len(row)} fields, and the header has {len(names)}")
+            raise ValueError(
+                f"{str(path)!r}: line {line} has {len(row)} fields, and the header has {len(names)}: put what holds "
+                "a separator in quotes"
+            )
     columns = {
         name: [None if row[i].strip().lower() in MISSING else row[i] for _, row in rows] for i, name in enumerate(names)
     }
@@ -179,15 +189,17 @@ def _records(path: Path, text: str, delimiter: str, quoting: int = csv.QUOTE_MIN
             begins = reader.line_num + 1
     except csv.Error as error:
         what = "a quote opens there and is never closed" if "end of data" in str(error) else str(error)
-        raise ValueError(f"{str(path)!r}: the record that begins in line {begins}: {what}") from None
+        raise ValueError(
+            f"{str(path)!r}: the record that begins in line {begins}: {what}. Close its quotes, or delete it"
+        ) from None
     finally:
         csv.field_size_limit(before)
     if not found:
-        raise ValueError(f"{str(path)!r} has no lines")
+        raise ValueError(f"{str(path)!r} has no lines: put rows in, or name another file")
     return found
 
 
-def _delimiter(path: Path, text: str) -> str:
+def _delimiter(path: Path, text: str, one_column: bool = False) -> str:
     """Return the delimiter that splits the first records most evenly into more than one field."""
 
     def evenness(delimiter: str) -> tuple[float, int]:
@@ -209,11 +221,13 @@ def _delimiter(path: Path, text: str) -> str:
     best = max(DELIMITERS, key=lambda delimiter: scores[delimiter])
     if path.suffix.lower() == ".tsv" and scores["\t"][0]:
         best = "\t"
+    if not scores[best][0] and one_column and text.strip():
+        return min(DELIMITERS, key=text.count)
     if not scores[best][0]:
         first = text.lstrip().splitlines()[0] if text.strip() else ""
         raise ValueError(
             f"{str(path)!r} has only one column ({_short(first)}): "
-            f"none of {', '.join(DELIMITERS.values())} separates its fields"
+            f"none of {', '.join(DELIMITERS.values())} separates its fields; put one of them between text and label"
         )
     return best
 
@@ -233,7 +247,7 @@ def _header(path: Path, header: list[str], rows: list[Any]) -> list[str]:
     if twice:
         raise ValueError(f"{str(path)!r} has more than one column {_short(twice[0])}: name each once")
     if not rows:
-        raise ValueError(f"{str(path)!r} has a header and no rows")
+        raise ValueError(f"{str(path)!r} has a header and no rows: put some in, or name another file")
     return names
 
 
@@ -263,9 +277,9 @@ def _json_lines(path: Path, encoding: str | None) -> Table:
                     objects.append((number, json.loads(line)))
     except json.JSONDecodeError as error:
         bad = error.lineno if where == "entry" else place
-        raise ValueError(f"{str(path)!r}: line {bad} is no JSON ({error.msg})") from None
+        raise ValueError(f"{str(path)!r}: line {bad} is no JSON ({error.msg}): mend or delete it") from None
     except RecursionError:
-        raise ValueError(f"{str(path)!r}: its JSON is nested too deeply") from None
+        raise ValueError(f"{str(path)!r}: its JSON is nested too deeply: put plain values in the rows") from None
     for number, found in objects:
         if not isinstance(found, dict):
             raise ValueError(
@@ -289,12 +303,12 @@ def _parquet(path: Path, encoding: str | None) -> Table:
             raise ValueError(f"{str(path)!r} unpacks to more than {MAX_BYTES // 2**20:,} MB: take a part of it")
         names = file.schema_arrow.names
         if len(set(names)) < len(names):
-            raise ValueError(f"{str(path)!r} has two columns of one name: {', '.join(names)[:200]}")
+            raise ValueError(f"{str(path)!r} has two columns of one name: {', '.join(names)[:200]}. Name each once")
         read = file.read()
         columns = {name: read[name].to_pylist() for name in names}
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise ValueError(f"{str(path)!r} is no Parquet file, or damaged ({reason})") from None
+        raise ValueError(f"{str(path)!r} is no Parquet file, or damaged ({reason}): write it anew") from None
     return _unpacked(Table(path.name, columns, list(range(1, read.num_rows + 1))))
 
 
@@ -361,7 +375,7 @@ def _hub(data: str) -> Table:
         raise UnavailableError(_not_to_be_had(data, name, error)) from None
     sets = dict(found) if isinstance(found, dict) else {"train": found}
     if sum(len(part) for part in sets.values()) == 0:
-        raise ValueError(f"{data} has no rows")
+        raise ValueError(f"{data} has no rows: name another data set")
     first = next(iter(sets.values()))
     columns: dict[str, Column] = {column: [] for column in first.column_names}
     classes: dict[str, list[str]] = {}

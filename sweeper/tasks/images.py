@@ -107,7 +107,10 @@ class CleanImages:
         """Return "train", "valid", "test" and "shifted_test"; there is no source domain: the model's pretraining is."""
         n_classes = len(self.labels)
         if not n_classes <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has {n_classes} to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has {n_classes} to {self.pool} training rows to give, not {n_train}: choose n_train "
+                "among them"
+            )
         x, y = self.images()
         rng = np.random.default_rng(derived_seed(seed, self.name))
         pool, *rest = stratified(y, [self.pool, self.valid, self.test, self.shifted_test], rng)

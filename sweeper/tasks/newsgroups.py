@@ -85,7 +85,10 @@ class Newsgroups:
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return "train", "valid" and "test" of some groups, and "shifted_test" of others."""
         if not len(TOPICS) <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has {len(TOPICS)} to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has {len(TOPICS)} to {self.pool} training rows to give, not {n_train}: choose n_train "
+                "among them"
+            )
         texts, topics, _ = posts()
         pool, valid, test = _drawn(seed, self.name, False, [self.pool, 300, 1000])
         (shifted,) = _drawn(seed, self.name, True, [500])
@@ -166,7 +169,10 @@ class NewsgroupVectors:
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return source splits of some groups, and target splits of others."""
         if not len(TOPICS) <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has {len(TOPICS)} to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has {len(TOPICS)} to {self.pool} training rows to give, not {n_train}: choose n_train "
+                "among them"
+            )
         from sklearn.decomposition import PCA
 
         x, y, is_target = vectors()

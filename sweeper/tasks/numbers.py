@@ -32,7 +32,9 @@ class Diabetes:
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return source splits of women and target splits of men; targets are standardised by the source."""
         if not 2 <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+            )
         from sklearn.datasets import load_diabetes
 
         x, y = load_diabetes(return_X_y=True, scaled=False)
@@ -56,7 +58,7 @@ class Diabetes:
         }
         pretrain = TrainArgs(lr=1e-3, batch_size=32, steps=150)
         context = {"modality": "tabular", "metric": self.metric}
-        return TaskData(splits, 1, pretrain, context, work=REGRESSION, unit=unit)
+        return TaskData(splits, 1, pretrain, context, work=REGRESSION, unit=unit, zero=float(mean))
 
 
 @lru_cache(maxsize=1)
@@ -83,7 +85,9 @@ class ProductPrices:
     def load(self, seed: int, n_train: int) -> TaskData:
         """Return "train", "valid" and "test"; there is no source domain: the model's pretraining is."""
         if not 2 <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+            )
         texts, y = products()
         rng = np.random.default_rng(derived_seed(seed, self.name))
         pool, valid, test = stratified(strata(y), [self.pool, 300, 1000], rng)
@@ -98,4 +102,4 @@ class ProductPrices:
             for name, rows in (("train", train), ("valid", valid), ("test", test))
         }
         context = {"modality": "text", "metric": self.metric}
-        return TaskData(splits, 1, context=context, work=REGRESSION, unit=unit)
+        return TaskData(splits, 1, context=context, work=REGRESSION, unit=unit, zero=float(mean))

@@ -86,14 +86,17 @@ def _no_images(folder: Path) -> str:
     return f"{str(folder)!r} has no images in folders of classes (FOLDER/CLASS/image.png)"
 
 
-def decode(pictures: list[Picture], side: int | None) -> tuple[np.ndarray, dict[int, str], int]:
+def decode(
+    pictures: list[Picture], side: int | None, grey: bool | None = None
+) -> tuple[np.ndarray, dict[int, str], int]:
     """Return square images, all of one size and as uint8, of those pictures that can be read.
 
-    Grey where all of them are, else in colour. Other shapes than squares are stretched.
+    Other shapes than squares are stretched.
 
     Args:
         pictures: The encoded images.
         side: Of the squares in pixels; ``None`` for the median of the images' longer sides, at most 96.
+        grey: Whether they become grey; ``None`` for where all of them are.
 
     Returns:
         Images ``(rows, side, side, channels)`` of the readable ones; the numbers of the others with the reason; and how
@@ -112,7 +115,8 @@ def decode(pictures: list[Picture], side: int | None) -> tuple[np.ndarray, dict[
     if not opened:
         return np.zeros((0, 1, 1, 1), np.uint8), bad, 0
     side = side or min(LARGEST_SIDE, int(np.median([max(width, height) for width, height, _ in opened.values()])))
-    grey = all(mode in ("1", "L", "LA") or mode.startswith("I") for _, _, mode in opened.values())
+    if grey is None:
+        grey = all(mode in ("1", "L", "LA") or mode.startswith("I") for _, _, mode in opened.values())
     channels = 1 if grey else 3
     if len(opened) * side * side * channels > MAX_TOTAL:
         raise ValueError(

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sweeper.models.base import UnavailableError, derived_seed
-from sweeper.tasks.base import Split, TaskData, strata, stratified
+from sweeper.tasks.base import Features, Split, TaskData, features_over, strata, stratified
 from sweeper.work import CLASSIFICATION, GENERATION, IGNORED, REGRESSION, TAGGING
 
 METRIC = {
@@ -44,6 +44,7 @@ class Rows:
         parts: Where the rows come split: `TRAIN`, `VALID` or `TEST` for each.
         metric: Name of the score; empty for the usual one of the work.
         facts: More that is known, such as where the rows are from; JSON values.
+        columns: For tabular rows: name -> the texts that stand there, none where it holds numbers, as in `Features`.
     """
 
     work: str
@@ -55,6 +56,7 @@ class Rows:
     parts: np.ndarray | None = None
     metric: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -69,6 +71,8 @@ def digest(rows: Rows) -> str:
     """Return 12 hex digits that equal rows share on every machine."""
     found = hashlib.sha256()
     found.update(json.dumps([rows.work, rows.modality, rows.names, rows.metric, rows.facts], sort_keys=True).encode())
+    if rows.columns:
+        found.update(json.dumps([*rows.columns.items()]).encode())
     if rows.modality == "text":
         found.update(json.dumps(list(rows.inputs)).encode())
     else:
@@ -88,6 +92,7 @@ def save(rows: Rows, file: Path) -> None:
 
     about: dict[str, Any] = {"work": rows.work, "modality": rows.modality, "names": rows.names, "facts": rows.facts}
     about["metric"] = rows.metric
+    about["columns"] = rows.columns
     inputs = rows.inputs
     if rows.modality == "image":
         about["shape"] = inputs.shape[1:]
@@ -121,7 +126,8 @@ def load(file: Path) -> Rows:
         about = json.loads(table.schema.metadata[b"sweeper"])
     except (OSError, pa.ArrowException, TypeError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{str(file)!r} is damaged, or no rows of ours ({' '.join(str(error).split())[:200]})"
+            f"{str(file)!r} is damaged, or no rows of ours ({' '.join(str(error).split())[:200]}). Delete it, and "
+            "prepare it again"
         ) from None
     raw = table["input"].to_pylist()
     inputs: Any
@@ -142,6 +148,7 @@ def load(file: Path) -> Rows:
         parts=np.array(table["part"].to_pylist()) if "part" in table.column_names else None,
         metric=about.get("metric", ""),
         facts=about["facts"],
+        columns={name: tuple(texts) for name, texts in about.get("columns", {}).items()},
     )
 
 
@@ -207,15 +214,19 @@ def split_rows(rows: Rows, name: str, seed: int, n_train: int) -> TaskData:
     least = max(2, len(rows.names) if rows.work == CLASSIFICATION else 2)
     if not least <= n_train <= pool:
         whole = " where groups stay whole" if rows.groups is not None else ""
-        raise ValueError(f"{name} has {least} to {pool} training rows to give{whole}, not {n_train}")
+        raise ValueError(
+            f"{name} has {least} to {pool} training rows to give{whole}, not {n_train}: choose n_train among them"
+        )
     train, valid, test = _divided(rows, name, np.random.default_rng(derived_seed(seed, name)))
     train = train[:n_train]
     mean: Any = 0.0
     unit: Any = 1.0
     if rows.work == REGRESSION:
         mean, unit = float(np.mean(rows.labels[train])), float(np.std(rows.labels[train])) or 1.0
+    features: Features | None = None
     if rows.modality == "tabular":
-        rows = replace(rows, inputs=_standardised(rows.inputs, train))
+        features = features_over(rows.columns, rows.inputs[train])
+        rows = replace(rows, inputs=features.standardised(rows.inputs))
     splits = {}
     for part, index in (("train", train), ("valid", valid), ("test", test)):
         if rows.modality == "text" and part != "train":
@@ -234,6 +245,8 @@ def split_rows(rows: Rows, name: str, seed: int, n_train: int) -> TaskData:
         work=rows.work,
         labels=rows.names,
         unit=unit,
+        zero=mean,
+        features=features,
     )
 
 
@@ -245,7 +258,7 @@ def _divided(rows: Rows, name: str, rng: np.random.Generator) -> list[np.ndarray
         if not (len(train) >= wanted[0] and len(valid) and len(test)):
             raise ValueError(
                 f"{name}: {len(np.unique(rows.groups))} groups that stay whole are too few, or too large, for "
-                "training, validation and test rows with every class in training"
+                "training, validation and test rows with every class in training: take another --group-column"
             )
         train = train[stratified(kinds[train], [len(train)], rng)[0]]
     elif rows.parts is not None:
@@ -284,14 +297,6 @@ def _each_class_in_each(kinds: np.ndarray, parts: Sequence[np.ndarray]) -> list[
                 counts[number][kind] += sign
                 counts[number][common] -= sign
     return found
-
-
-def _standardised(inputs: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Return features with mean 0 and deviation 1 over the training rows; what is constant there becomes 0."""
-    known = inputs[train].astype(np.float64)
-    mean, deviation = known.mean(0), known.std(0)
-    constant = deviation <= 1e-9 * np.maximum(1, np.abs(mean))
-    return np.where(constant, 0, (inputs - mean) / np.where(constant, 1, deviation)).astype(np.float32)
 
 
 def _strata(rows: Rows) -> np.ndarray:

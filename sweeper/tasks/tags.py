@@ -54,7 +54,7 @@ def read_columns(file: Path) -> list[Tagged]:
                     sentences.append(tuple(zip(*words, strict=True)))  # type: ignore[arg-type]
                 words = []
             elif len(columns) == 1:
-                raise ValueError(f"{file}, line {number}: {columns[0]!r} has no tag")
+                raise ValueError(f"{file}, line {number}: {columns[0]!r} has no tag: fetch the file again")
             else:
                 words.append((columns[0], columns[-1]))
     return sentences

@@ -75,7 +75,9 @@ class FilmReviews:
         The shifted rows are how long reviews by other people begin (Maas et al. 2011, IMDb).
         """
         if not 2 <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has 2 to {self.pool} training rows to give, not {n_train}: choose n_train among them"
+            )
         short, long = film_reviews()
         rng = np.random.default_rng(derived_seed(seed, self.name))
         pool, valid, test = stratified(short[1], [self.pool, self.valid, self.test], rng)
@@ -88,7 +90,8 @@ class FilmReviews:
             "test": _split(short, _by_length(short, test)),
             "shifted_test": _split(long, _by_length(long, other)),
         }
-        return TaskData(splits, 2, context={"modality": "text", "n_classes": 2, "metric": self.metric})
+        context = {"modality": "text", "n_classes": 2, "metric": self.metric}
+        return TaskData(splits, 2, context=context, labels=("unkind", "kind"))
 
 
 def _by_length(reviews: Reviews, rows: np.ndarray) -> np.ndarray:

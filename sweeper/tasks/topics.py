@@ -102,7 +102,10 @@ class Topics:
         """Return "train", "valid" and "test"; there is no source domain: the model's pretraining is."""
         n_classes = len(self.labels)
         if not n_classes <= n_train <= self.pool:
-            raise ValueError(f"{self.name} has {n_classes} to {self.pool} training rows to give, not {n_train}")
+            raise ValueError(
+                f"{self.name} has {n_classes} to {self.pool} training rows to give, not {n_train}: choose n_train "
+                "among them"
+            )
         texts, y = different(self.name)
         rng = np.random.default_rng(derived_seed(seed, self.name))
         pool, valid, test = stratified(y, [self.pool, self.valid, self.test], rng)

@@ -1,0 +1,40 @@
+"""The command ``advisor report``: the answer as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advisor.evidence import load
+from advisor.options import NOTHING_FEASIBLE, fitted_option, fitted_path, question_of, situation_options
+from advisor.recommend import recommend
+
+
+@click.command()
+@situation_options
+@click.option("--output", default="advice.html", show_default=True, metavar="FILE.html", help="The file to write.")
+@fitted_option
+def report(output: str, fitted: str | None, **given: Any) -> None:
+    """Write the recommendation and all that it rests on as one HTML file, which needs no network.
+
+    \b
+    advisor report --large-model --compute low
+    advisor report --model-params 40k --n-train 100 --modality image --task-different --output advice.html
+    """
+    file = Path(output)
+    if file.suffix not in (".html", ".htm"):
+        raise ValueError(f"--output must end in .html, got {output!r}")
+    if not file.parent.is_dir():
+        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into")
+    path = fitted_path(fitted)
+    stored = load(path)
+    from advisor.page import advice
+
+    answer = recommend(question_of(given).situation, stored)
+    text = advice(answer, stored, path)
+    file.write_text(text, encoding="utf-8")
+    click.echo(f"{file}: {len(text.encode()) / 1e3:,.0f} kB, for any browser", err=True)
+    if not answer.feasible:
+        raise click.exceptions.Exit(NOTHING_FEASIBLE)
