@@ -13,7 +13,7 @@ import click
 from sweeper.data_cli import DATA_OPTIONS
 from sweeper.launch_cli import launch
 from sweeper.printing import console, print_json, say, size_in_words, time_in_words
-from sweeper.request import RECORDED, RECORDED_FIELDS, as_request
+from sweeper.request import RECORDED, as_request
 from sweeper.run import carry_out
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def plan(context: click.Context, **options: Any) -> None:
     """
     begun, talk = time.monotonic(), console(stderr=True)
     names = {ours: own for own, ours in RECORDED.items()}
-    given = {names.get(name, name): value for name, value in options.items()}
-    nothing: dict[str, Any] = dict.fromkeys(RECORDED_FIELDS)
+    # What a launch may be asked for besides has nothing to do with what it takes.
+    others = {str(one.name): () if getattr(one, "multiple", False) else None for one in launch.params}
     asked = as_request(
-        {**nothing, "search": "grid", "objectives": (), **given, "results": options["folder"], "dry_run": True}
+        {names.get(name, name): value for name, value in {**others, **options}.items()}
+        | {"results": options["folder"], "search": "grid", "dry_run": True}
     )
     outcome = carry_out(asked)
     store, grid = outcome.store, outcome.grid
