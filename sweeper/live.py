@@ -134,8 +134,9 @@ def shown_live(store: ResultsStore, talk: Console) -> Iterator[LivePage]:
 
 
 def serve_until_interrupted(store: ResultsStore, port: int, talk: Console) -> None:
-    """Serve the page of a store until Ctrl-C."""
+    """Serve the page of a store until Ctrl-C; its link is printed on stdout."""
     with LivePage(store, port) as server:
-        say(talk, f"Live: {server.link}\nCtrl-C ends it.")
+        print(server.link, flush=True)
+        say(talk, "Ctrl-C ends it.")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

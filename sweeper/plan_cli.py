@@ -80,33 +80,34 @@ plan.params = [parameter for name in OPTIONS for parameter in launch.params if p
 
 
 def _print(grid: str, found: Plan) -> None:
+    out = console()
     alone = f", {found.alone} trials one after the other" if found.alone else ""
     disk = ", ".join(f"{what} {size_in_words(size)}" for what, size in found.disk_bytes.items() if size)
-    click.echo(
+    say(
+        out,
         f"{grid}: {found.trials} trials in {found.packs} packs{alone}, {found.workers} at once\n"
         f"time     {_range(found.seconds, time_in_words)}\n"
         f"memory   {_range(found.memory_bytes, size_in_words)}; "
         f"the largest worker {_range(found.worker_bytes, size_in_words)}\n"
         f"disk     {size_in_words(sum(found.disk_bytes.values()))}: {disk}\n"
-        "Ranges hold 9 of 10 sweeps on a machine as busy as now."
+        "Ranges hold 9 of 10 sweeps on a machine as busy as now.",
     )
     if found.share < BUSY:
         alone = time_in_words(found.seconds.expected * found.share)
-        click.echo(
-            f"It is busy: a worker gets {100 * found.share:.0f} % of a CPU. With nothing else to do: about {alone}."
+        say(
+            out,
+            f"It is busy: a worker gets {100 * found.share:.0f} % of a CPU. With nothing else to do: about {alone}.",
         )
     if len(found.slowest) > 1:
-        click.echo("Most of the time, of all workers together:")
+        say(out, "Most of the time, of all workers together:")
         for what, seconds in found.slowest:
-            click.echo(f"  {time_in_words(seconds):>7}  {what}")
+            say(out, f"  {time_in_words(seconds):>7}  {what}")
     if found.rehearsed < found.kinds - len(found.troubles):
-        click.echo(
-            f"{found.rehearsed} of {found.kinds} kinds of packs were rehearsed, the others taken from like ones."
-        )
+        say(out, f"{found.rehearsed} of {found.kinds} kinds of packs were rehearsed, the others taken from like ones.")
     for line in found.troubles:
-        click.echo(f"Trouble: {line}")
+        say(out, f"Trouble: {line}")
     for line in found.does_not_fit:
-        click.echo(f"Does not fit: {line}")
+        say(out, f"Does not fit: {line}")
 
 
 def _range(value: Range, words: Callable[[float], str]) -> str:

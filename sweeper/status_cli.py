@@ -52,7 +52,8 @@ def status(folder: str, web: bool, port: int, form: str) -> None:
 
 @click.command()
 @results_option
-def stop(folder: str) -> None:
+@format_option
+def stop(folder: str, form: str) -> None:
     """Ask running launches into a store to stop, from any terminal or machine that has the store.
 
     They end as with Ctrl-C: what is finished is in the store, and what has trained for longer than a minute goes on
@@ -68,38 +69,42 @@ def stop(folder: str) -> None:
         ask_to_stop(store, one)
     if not running:
         say(talk, f"Nothing runs into {folder}.")
-        return
-    names, until = {one.launch for one in running}, time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        now = {one.launch: one for one in standings(store) if one.launch in names}
-        if all(one.state != RUNNING for one in now.values()):
-            for one in now.values():
-                say(talk, f"{one.grid} on {one.host}: {one.state}, {one.done} of {one.total} trials done.")
-            say(talk, "`sweeper resume` goes on from there.")
-            return
+    names, until, ended = {one.launch for one in running}, time.monotonic() + PATIENCE, list[Standing]()
+    while len(ended) < len(running):
+        if time.monotonic() > until:
+            raise OSError(f"{len(running) - len(ended)} launches into {folder} have not stopped in {PATIENCE:.0f} s")
         time.sleep(0.5)
-    raise OSError(f"asked {len(running)} launches into {folder} to stop, but {PATIENCE:.0f} s later one has not ended")
+        ended = [one for one in standings(store) if one.launch in names and one.state != RUNNING]
+    if form == "json":
+        told = ("launch", "grid", "host", "state", "done", "total")
+        print_json([{name: getattr(one, name) for name in told} for one in ended])
+        return
+    for one in ended:
+        say(console(), f"{one.grid} on {one.host}: {one.state}, {one.done} of {one.total} trials done.")
+    if ended:
+        say(talk, "`sweeper resume` goes on from there.")
 
 
 def _print(one: Standing) -> None:
-    """Print one launch."""
+    """Print one launch; what rows and grids say is of others, and no terminal acts on it."""
+    out = console()
     began = datetime.fromisoformat(one.started)
     spent = (datetime.fromisoformat(one.updated) - began).total_seconds()
     by = f" by {one.by}" if one.by else ""
     since = "since" if one.state == RUNNING else "began"
-    click.echo(f"{one.grid}: {one.state}{by}, {since} {began.astimezone(UTC):%Y-%m-%d %H:%M} UTC on {one.host}")
+    say(out, f"{one.grid}: {one.state}{by}, {since} {began.astimezone(UTC):%Y-%m-%d %H:%M} UTC on {one.host}")
     parts = [f"{one.done}/{one.total} trials", f"{one.running} running", f"{one.left} left", f"{one.failed} failed"]
     parts += [f"{n} {name.replace('_', ' ')}" for name, n in one.statuses.items() if name != "complete"]
     parts.append(f"{time_in_words(spent)} so far" if one.state == RUNNING else f"took {time_in_words(spent)}")
     if one.seconds_left is not None:
         parts.append(f"{time_in_words(one.seconds_left)} left")
-    click.echo("  " + " | ".join(parts))
+    say(out, "  " + " | ".join(parts))
     for best in one.best:
         settings = f" {best['settings']}" if best["settings"] else ""
         scores = f"valid {100 * best['valid']:.1f}, test {100 * best['test']:.1f} ({best['seeds']} trials)"
         place = f"{best['model']} on {best['task']}, {best['n_train']} rows"
-        click.echo(f"  {place}: {best['strategy']}{settings} lr={best['lr']:g}: {scores}")
+        say(out, f"  {place}: {best['strategy']}{settings} lr={best['lr']:g}: {scores}")
     for failure in one.failures:
-        click.echo(f"  {failure['trial_id']} {failure['strategy']}: {failure['status']}: {failure['reason']}")
+        say(out, f"  {failure['trial_id']} {failure['strategy']}: {failure['status']}: {failure['reason']}")
     if one.state not in (RUNNING, DONE):
-        click.echo("  `sweeper resume` goes on from there.")
+        say(out, "  `sweeper resume` goes on from there.")

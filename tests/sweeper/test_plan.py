@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from sweeper.pack import make_packs
 from sweeper.rehearse import Pace, Rehearsal, points
 from sweeper.trial import run_pack
 from tests.conftest import Called
+from tests.sweeper.test_status import as_published
 
 GRID = """
 question = "?"
@@ -95,7 +95,7 @@ def test_the_command_tells_trials_time_memory_and_disk_and_what_does_not_fit(
         "plan", "--grid", str(grid), "--results", str(tmp_path / "results"), "--cpus", "1", "--format", "json"
     )
     assert code == 4, said
-    found = json.loads(out)
+    found = as_published(out, "plan")
     assert (found["trials"], found["workers"], found["rehearsed"], found["kinds"]) == (12, 1, 2, 2)
     for name in ("seconds", "worker_bytes", "memory_bytes"):
         assert 0 < found[name]["low"] < found[name]["expected"] < found[name]["high"]

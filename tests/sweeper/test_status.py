@@ -12,9 +12,12 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
+from sweeper import standing
 from sweeper.launches import recorded
 from sweeper.results import ResultsStore
 from sweeper.spec import Status, TrialResult
@@ -32,6 +35,7 @@ from tests.conftest import Called
 
 ROWS = [small.row(seed=seed, lr=lr, valid=valid) for lr, valid in ((1e-2, 0.5), (1e-3, 0.7)) for seed in (0, 1)]
 OPTIONS = {"grid_name": "smoke"}
+SCHEMAS = Path(standing.__file__).with_name("schemas")
 
 
 @pytest.fixture
@@ -45,6 +49,13 @@ def failed(row: TrialResult) -> TrialResult:
     return replace(row, status=Status.FAILED, metrics={}, curve=(), error="RuntimeError: no")
 
 
+def as_published(text: str, command: str) -> Any:
+    """Return what a command printed, which is as its schema says."""
+    found = json.loads(text)
+    jsonschema.validate(found, json.loads((SCHEMAS / f"{command}.json").read_text()))
+    return found
+
+
 def test_others_see_what_ran_runs_is_left_and_failed(store: ResultsStore, called: Called) -> None:
     with recorded(store, OPTIONS) as (launch, end):
         with reporting(store, launch, "smoke", "Does it work?") as reporter:
@@ -52,7 +63,7 @@ def test_others_see_what_ran_runs_is_left_and_failed(store: ResultsStore, called
             reporter.hear(2, 12.0, [ROWS[2], failed(ROWS[3])])
             reporter.write()
             code, out, _ = called("status", "--results", store.name, "--format", "json")
-            (seen,) = json.loads(out)
+            (seen,) = as_published(out, "status")
             assert code == 3, "a trial failed"
             assert (seen["state"], seen["total"], seen["done"], seen["running"]) == ("running", 3, 2, 2)
             assert (seen["left"], seen["failed"], seen["seconds_left"]) == (0, 1, 12.0)
@@ -168,10 +179,10 @@ def test_stop_ends_a_launch_of_another_terminal(tmp_path: Path, called: Called) 
         assert launch.poll() is None, launch.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    code, _, said = called("stop", "--results", str(results))
-    assert code == 0
-    assert "long on" in said
-    assert "stopped, 0 of 4 trials done." in said
+    code, out, said = called("stop", "--results", str(results), "--format", "json")
+    assert code == 0, said
+    (ended,) = as_published(out, "stop")
+    assert (ended["grid"], ended["state"], ended["done"], ended["total"]) == ("long", "stopped", 0, 4)
     _, talk = launch.communicate(timeout=60)
     assert launch.returncode == 130, talk
     assert "Stopped by " in talk
