@@ -10,13 +10,15 @@ import click
 from advisor.evidence import load
 from advisor.options import NOTHING_FEASIBLE, fitted_option, fitted_path, question_of, situation_options
 from advisor.recommend import recommend
+from sweeper.printing import format_option, print_json, tell
 
 
 @click.command()
 @situation_options
 @click.option("--output", default="advice.html", show_default=True, metavar="FILE.html", help="The file to write.")
 @fitted_option
-def report(output: str, fitted: str | None, **given: Any) -> None:
+@format_option
+def report(output: str, fitted: str | None, form: str, **given: Any) -> None:
     """Write the recommendation and all that it rests on as one HTML file, which needs no network.
 
     \b
@@ -35,6 +37,9 @@ def report(output: str, fitted: str | None, **given: Any) -> None:
     answer = recommend(question_of(given).situation, stored)
     text = advice(answer, stored, path)
     file.write_text(text, encoding="utf-8")
-    click.echo(f"{file}: {len(text.encode()) / 1e3:,.0f} kB, for any browser", err=True)
+    size = len(text.encode())
+    tell(f"{file}: {size / 1e3:,.0f} kB, for any browser")
+    if form == "json":
+        print_json({"file": str(file), "bytes": size, "feasible": answer.feasible})
     if not answer.feasible:
         raise click.exceptions.Exit(NOTHING_FEASIBLE)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from PIL import Image
 
 from sweeper.grid import load_grid
 from sweeper.outcome import rows_of
@@ -21,9 +22,10 @@ from tests import fuzz, small
 from tests.conftest import Called
 
 ROOT = Path(__file__).parent.parent
-# They print what is no data of theirs: a script, a schema, the log of a job, what launches print that are resumed.
-WITHOUT = {"sweeper completion", "sweeper schema", "sweeper submit", "sweeper resume"}
-WITHOUT |= {"advisor completion", "advisor schema"}
+# They print what is no data of theirs: a script, a schema, the log of a job, what launches print that are resumed;
+# a service publishes its own schema at /openapi.json.
+WITHOUT = {"sweeper completion", "sweeper schema", "sweeper submit", "sweeper resume", "sweeper serve"}
+WITHOUT |= {"advisor completion", "advisor schema", "advisor serve"}
 
 NEAR = "--model-params 40k --n-train 100 --modality image --task-different"
 # In this order: a line may use what one before it wrote. SHIPPED and TRIAL stand for the store and a trial of `own`.
@@ -49,6 +51,8 @@ EXAMPLES = [
     "sweeper adapters save TRIAL --results own --to kept/one",
     "sweeper adapters ls kept",
     "sweeper adapters load kept/one",
+    "sweeper predict kept/one digit.png",
+    "sweeper report --results own",
     "sweeper adapters merge kept/one merged",
     "sweeper adapters diff kept/one kept/one",
     "sweeper store check --results own",
@@ -65,6 +69,7 @@ EXAMPLES = [
     "advisor plan --model-params 7B --gpu-memory 24GB",
     "advisor plan --model-params 7B --device l4 --n-train 2000 --checkpointing",
     f"advisor next {NEAR} --output next.toml",
+    f"advisor report {NEAR}",
     "advisor fit --results own",
     "advisor evaluate --results long.csv",
 ]
@@ -102,6 +107,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.close()
     (file,) = (folder / "torn").glob("*.jsonl")
     file.write_bytes(b"{broken}\n" + file.read_bytes())
+    Image.new("L", (28, 28), 128).save(folder / "digit.png")
     (folder / "rows.csv").write_text(
         "width,height,label\n" + "".join(f"{k * 3 % 80}.25,{k % 5}.5,{('no', 'yes')[k % 2]}\n" for k in range(80))
     )
