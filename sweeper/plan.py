@@ -26,8 +26,9 @@ MOST_SECONDS = 90.0
 AROUND = 4.0
 """Seconds for what comes before and after: the interpreter's start, Ray's end, the table and the picture."""
 ROW_BYTES = 4000
-TIME_BAND, MEMORY_BAND = (0.75, 1.35), (0.9, 1.12)
-"""Measured over predicted: 9 in 10 lie within, by `python -m tests.benchmarks.plans`."""
+TIME_BAND, MEMORY_BAND = (0.75, 1.35), (0.87, 1.15)
+"""Measured over predicted: meant to hold 9 of 10 sweeps. `python -m tests.benchmarks.plans` measures it; of the first
+four, on a machine ten times as busy as it should be, three held, and one took 3.7 times as long."""
 UNSEEN = 0.5
 """How much wider the band is, as a share of the prediction, where nothing was rehearsed."""
 
