@@ -98,11 +98,11 @@ class Mlflow:
     """Runs of an experiment on an MLflow server or in an SQLite file."""
 
     def __init__(self, where: str | None, project: str) -> None:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient, get_tracking_uri
 
+        for name in ("mlflow", "alembic"):  # which say how they make a database
+            logging.getLogger(name).setLevel(logging.ERROR)
         place = where or get_tracking_uri()
         self.where = f"the experiment {project!r} of {place}"
         try:
@@ -112,7 +112,7 @@ class Mlflow:
             self.runs = {run.data.tags.get("trial_id"): run for run in self._stored()}
         except (MlflowException, ImportError) as error:
             raise OSError(
-                f"MLflow takes nothing at {place!r} (sqlite:///mlflow.db is a file): {_line(error)}"
+                f"MLflow takes nothing at {place!r} (sqlite:///mlflow.db is a file): {_line(error, 120)}"
             ) from None
 
     def _stored(self) -> Iterable[Run]:
@@ -307,5 +307,5 @@ def split(log: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def _line(error: object) -> str:
-    return " ".join(str(error).split())[:300]
+def _line(error: object, most: int = 300) -> str:
+    return " ".join(str(error).split())[:most]
