@@ -74,7 +74,7 @@ def report(
     from sweeper.report import charts_of, report_html
 
     if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {str(output.parent)!r} to write {output.name!r} into")
+        raise ValueError(f"there is no folder {str(output.parent)!r} to write {output.name!r} into: make it first")
     contents = read_store(folder)
     report_damage(contents, console(stderr=True))
     if not contents.results:
