@@ -118,6 +118,7 @@ BROKEN: list[tuple[str, Make, str, str]] = [
     ("utf16.csv", raw("\n".join(GOOD).encode("utf-16-le")), "", "NUL character in line 1.*--encoding utf-16-le"),
     ("latin.csv", raw("\n".join(GOOD).encode() + b"\nd\xe9j\xe0 vu,kind\n"), "", r"byte \d+ \(line 42\) is 0xe9"),
     ("odd.csv", written(*GOOD), "--encoding klingon", "there is no encoding 'klingon'"),
+    ("odd.csv", written(*GOOD), "--encoding \udcff", "there is no encoding '.udcff'"),
     ("one_class.csv", changed("unkind", "kind"), "", "all labels in 'label' are 'kind': one class"),
     ("one_row.csv", written(*GOOD[:2]), "", "all labels in 'label' are 'kind'"),
     ("few.csv", written(*GOOD[:11]), "", "has 10 usable rows, and splits need at least 20"),

@@ -257,6 +257,10 @@ Line = Callable[[Path], list[str]]
     [
         (lambda mood: [str(mood)], "give either inputs"),
         (lambda mood: [str(mood), ""], "input 1: a text is read here, got ''"),
+        (
+            lambda mood: [str(mood), "a \udcff"],
+            r"input 1: a text is read here, got 'a .udcff': .* whole signs",
+        ),
         (lambda mood: [str(mood), "x", "--text-column", "a"], "are for --data DATA"),
         (lambda mood: [str(mood.parent), "x"], "holds neither adapter_config.json nor model.safetensors"),
         (lambda mood: [str(mood), "--data", "none.csv"], "there is no file or folder 'none.csv'"),
