@@ -44,7 +44,7 @@ def emitted(
     if file is not None and file.exists():
         raise ValueError(f"{output!r} is there already: --output FILE names another, or delete it")
     if file is not None and not file.parent.is_dir():
-        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into")
+        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into: make it first")
     question = question_of(given if model is None else {**given, "model": None})
     answer = recommend(question.situation, load(fitted_path(fitted)))
     if not answer.feasible:

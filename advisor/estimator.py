@@ -49,7 +49,9 @@ class Advisor(BaseEstimator):
             ValueError: a column is missing, a row is not what its id says, or no trial is complete.
         """
         if not isinstance(X, pd.DataFrame):
-            raise ValueError(f"fit takes the frame of sweeper.load_results(), got {type(X).__name__}")
+            raise ValueError(
+                f"fit takes the frame of sweeper.load_results(), got {type(X).__name__}: load the store with that"
+            )
         rows = from_frame(X)
         shipped = load(PACKAGED) if self.figures else None
         others = (shipped.published, shipped.rates) if shipped else ((), ())
@@ -75,7 +77,9 @@ class Advisor(BaseEstimator):
         """
         check_is_fitted(self)
         if isinstance(X, Situation | Mapping):
-            raise ValueError("one situation is a list of one: predict([situation])")
+            raise ValueError(
+                f"a {type(X).__name__} is no list: one situation is a list of one, for example predict([situation])"
+            )
         rows = X.to_dict("records") if isinstance(X, pd.DataFrame) else X
         return [recommend(own if isinstance(own, Situation) else _situation(own), self.fitted_) for own in rows]
 

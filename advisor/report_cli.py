@@ -29,7 +29,7 @@ def report(output: str, fitted: str | None, form: str, **given: Any) -> None:
     if file.suffix not in (".html", ".htm"):
         raise ValueError(f"--output must end in .html, got {output!r}")
     if not file.parent.is_dir():
-        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into")
+        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into: make it first")
     path = fitted_path(fitted)
     stored = load(path)
     from advisor.page import advice

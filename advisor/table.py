@@ -106,7 +106,8 @@ def long_table(file: Path) -> pd.DataFrame:
         ) from None
     missing = [name for name in NEEDED if name not in frame]
     if missing:
-        raise ValueError(f"{str(file)!r} lacks the column {', '.join(missing)}: it has {', '.join(map(str, frame))}")
+        have = ", ".join(map(str, [*frame][:20]))
+        raise ValueError(f"{str(file)!r} lacks the column {', '.join(missing)}: it has {have}; name them so")
     for name in NUMBERS:
         if name in frame:
             numbers = pd.to_numeric(frame[name], errors="coerce")

@@ -24,6 +24,7 @@ WAYS_OUT = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path: a part of it is a file",
     errno.EISDIR: "name a file in it",
+    errno.EEXIST: "name another place, or delete it",
     errno.EACCES: "name another place, or have its owner let you in (chmod)",
     errno.EPERM: "name another place, or have its owner let you in (chmod)",
     errno.EROFS: "name another place: this one is mounted to be read alone",

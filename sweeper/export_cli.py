@@ -70,7 +70,7 @@ def _to_file(path: Path, folder: str) -> int:
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder: name a file")
     if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
+        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into: make it first")
     contents = read_store(folder)
     report_damage(contents, console(stderr=True))
     frame = to_frame(contents.results)

@@ -158,7 +158,9 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             raise OSError(f"port {port} of {host} is in use: --port takes another, --port 0 a free one") from None
-        raise OSError(f"cannot listen on port {port} of {host}: {error.strerror}") from None
+        raise OSError(
+            f"cannot listen on port {port} of {host}: {error.strerror}; --host and --port name another place"
+        ) from None
     return bound
 
 

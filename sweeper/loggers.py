@@ -112,7 +112,8 @@ class Mlflow:
             self.runs = {run.data.tags.get("trial_id"): run for run in self._stored()}
         except (MlflowException, ImportError) as error:
             raise OSError(
-                f"MLflow takes nothing at {place!r} (sqlite:///mlflow.db is a file): {_line(error, 120)}"
+                f"MLflow takes nothing at {place!r} (sqlite:///mlflow.db is a file): {_line(error, 120)}; "
+                "name another place"
             ) from None
 
     def _stored(self) -> Iterable[Run]:

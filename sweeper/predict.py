@@ -8,6 +8,7 @@ load("results/adapters/3f9a0c51d2e4b678").predict(["a film that one sees twice"]
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ from sweeper.tasks.pictures import Picture, decode
 from sweeper.work import GENERATION, IGNORED, REGRESSION, TAGGING
 
 ROWS_AT_ONCE = 64
+HALF_SIGN = re.compile(r"[\ud800-\udfff]")
+"""What JSON can hold, and UTF-8 cannot."""
 
 Answer = dict[str, Any]
 """``{"label": ..., "score": ...}``; for regression ``{"value": ...}``, for generation ``{"text": ...}``, for tagging
@@ -182,11 +185,14 @@ def _predictor(folder: Path, bases: _Bases) -> Predictor:
             signature = signature_of(*untrained(trial, [trial.seed]))
         except ValueError as error:
             raise ValueError(
-                f"{folder} is from before folders said what they read and answer, and its task is not here ({error})"
+                f"{folder} is from before folders said what they read and answer, and its task is not here ({error}); "
+                "`sweeper adapters save` writes it anew where the task is"
             ) from None
     base = bases.of(facts, trial, signature)
     if signature.tokens and signature.tokens != tokens_digest(base):
-        raise ValueError(f"{folder} was trained with another tokenizer than {trial.model} has here")
+        raise ValueError(
+            f"{folder} was trained with another tokenizer than {trial.model} has here: put back the files it had then"
+        )
     return Predictor(facts, signature, load_adapter(folder, base, trial.model))
 
 
@@ -202,29 +208,33 @@ def _each(read: Any, inputs: Sequence[Any], signature: Signature, before: int) -
 
 
 def _text(value: Any, signature: Signature) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"a text is read here, got {_short(value)}")
-    value.encode()  # half a sign, as JSON can hold, is no text: UnicodeEncodeError is a ValueError
+    if not isinstance(value, str) or not value.strip() or HALF_SIGN.search(value):
+        raise ValueError(f"a text is read here, got {_short(value)}: give one of whole signs that is not empty")
     return value
 
 
 def _words(value: Any, signature: Signature) -> tuple[str, ...]:
     words = value.split() if isinstance(value, str) else value
     if not isinstance(words, list | tuple) or not words or not all(isinstance(w, str) and w.strip() for w in words):
-        raise ValueError(f"a sentence or a list of its words is read here, got {_short(value)}")
+        raise ValueError(
+            f"a sentence or a list of its words is read here, got {_short(value)}: give one that is not empty"
+        )
     return tuple(_text(word, signature) for word in words)
 
 
 def _image(value: Any, signature: Signature) -> Tensor:
     if not isinstance(value, bytes | Path):
-        raise ValueError(f"an image is read here, got {_short(value)}")
+        raise ValueError(f"an image is read here, got {_short(value)}: give its bytes, or the Path of its file")
     channels, height, width = signature.input_shape
     if height != width or channels not in (1, 3):
-        raise ValueError(f"{channels} x {height} x {width} numbers are no square grey or coloured image")
+        raise ValueError(
+            "images that are read from files must be square, grey or coloured; this model reads "
+            f"{channels} x {height} x {width} numbers"
+        )
     picture = Picture(file=value) if isinstance(value, Path) else Picture(content=value)
     images, bad, _ = decode([picture], height, channels == 1)
     if bad:
-        raise ValueError(bad[0])
+        raise ValueError(f"{bad[0]}: give another, or leave it out")
     return torch.from_numpy(np.moveaxis(images[0], -1, 0).copy()).float() / 255
 
 
@@ -237,14 +247,14 @@ def _row(value: Any, signature: Signature) -> Tensor:
         missing = [name for name in columns if name not in value and not columns[name]]
         if unknown or missing:
             what = f"no column {unknown[0][:40]!r}" if unknown else f"no value for {missing[0][:40]!r}"
-            raise ValueError(f"{what}: columns are {_short(', '.join(columns), 200)}")
+            raise ValueError(f"{what}: columns are {_short(', '.join(columns), 200)}; give each a value")
         numbers = [n for name, texts in columns.items() for n in _column(name, texts, value.get(name))]
     elif isinstance(value, list | tuple) and len(value) == len(columns or range(wanted)):
         pairs = zip(columns.items(), value, strict=True) if columns else ((("a number", ()), one) for one in value)
         numbers = [n for (name, texts), own in pairs for n in _column(name, texts, own)]
     else:
         known = f"an object with {_short(', '.join(columns), 200)}" if columns else f"a list of {wanted} numbers"
-        raise ValueError(f"a row of a table is read here, {known}, got {_short(value)}")
+        raise ValueError(f"a row of a table is read here, which must be {known}, got {_short(value)}")
     row = np.array([numbers], np.float32)
     return torch.from_numpy(features.standardised(row) if features else row)[0]
 
@@ -254,7 +264,8 @@ def _column(name: str, texts: Sequence[str], value: Any) -> list[float]:
     if texts:
         if str(value) not in texts:
             raise ValueError(
-                f"{name!r} is {_short(value)}, and in training it was one of {_short(', '.join(texts), 200)}"
+                f"{name!r} is {_short(value)}, and in training it was one of {_short(', '.join(texts), 200)}: "
+                "give one of these"
             )
         return [float(str(value) == one) for one in texts]
     number = as_number(value)

@@ -101,7 +101,7 @@ def _read(
     if signature.modality == "image" and (path.is_dir() or path.suffix.lower() in SUFFIXES):
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         if not files:
-            raise ValueError(f"there are no images in {data!r}")
+            raise ValueError(f"there are no images in {data!r}: name a folder that has some, such as .png or .jpg")
         return files, [str(file.relative_to(path)) if path.is_dir() else str(file) for file in files]
     table = read_table(data, encoding, one_column=True)
     columns = table.columns

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sweeper.leaders import Leaders
@@ -201,5 +201,9 @@ class Bar:
 
 
 def _bar(console: Console) -> Progress:
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+    # In a narrow terminal the text goes on below, and the bar stays.
+    columns = (
+        BarColumn(bar_width=24, table_column=Column(min_width=24)),
+        TextColumn("{task.description}", markup=False, table_column=Column()),
+    )
     return Progress(*columns, console=console, transient=True)

@@ -73,8 +73,10 @@ def report(
     """
     from sweeper.report import charts_of, report_html
 
+    if output.suffix not in (".html", ".htm"):
+        raise ValueError(f"--output must end in .html, got {str(output)!r}")
     if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {str(output.parent)!r} to write {output.name!r} into")
+        raise ValueError(f"there is no folder {str(output.parent)!r} to write {output.name!r} into: make it first")
     contents = read_store(folder)
     report_damage(contents, console(stderr=True))
     if not contents.results:

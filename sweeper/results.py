@@ -390,7 +390,7 @@ def from_frame(frame: pd.DataFrame) -> list[TrialResult]:
     missing = [name for name in ("trial_id", "status", "hparams", *named, *train) if name not in frame]
     if missing:
         raise ValueError(
-            f"the frame lacks the column {', '.join(missing)}: it takes rows of sweeper.load_results(), whole"
+            f"the frame lacks the column {', '.join(missing)}: give it rows of sweeper.load_results(), whole"
         )
     found = []
     for row in frame.to_dict("records"):
@@ -414,7 +414,10 @@ def from_frame(frame: pd.DataFrame) -> list[TrialResult]:
             }
             found.append(TrialResult.from_dict(content))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"row {row['trial_id']!r} of the frame is no trial: {error}") from None
+            raise ValueError(
+                f"row {row['trial_id']!r} of the frame is no trial: {error}; "
+                "take rows of sweeper.load_results() as they are"
+            ) from None
     return found
 
 

@@ -237,7 +237,8 @@ def _run(asked: Request, grid: Grid, climb: Climbing, store: ResultsStore, talk:
     if runs_already() and (asked.cpus is not None or asked.address is not None):
         option = "--cpus" if asked.address is None else "--address"
         raise ValueError(
-            f"{option} is for a Ray yet to be started, and one runs in this process: ray.shutdown() ends it"
+            f"{option} is for a Ray yet to be started, and one runs in this process: leave it out, or "
+            "end that with ray.shutdown()"
         )
     counts: Counter[Status] = Counter()
     kept = store.path.absolute() / "adapters" if asked.keep_weights else None

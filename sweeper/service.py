@@ -153,4 +153,4 @@ def _decoded(value: Any, number: int) -> bytes:
             raise ValueError
         return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
     except (ValueError, binascii.Error):
-        raise ValueError(f"input {number}: an image is read here, its file in base64") from None
+        raise ValueError(f"input {number}: an image is read here: give its file in base64") from None

@@ -70,16 +70,24 @@ class Signature:
                 raise no_such("key", key[:80], _CHECKS, f" in the signature in {where}")
         for key, check in _CHECKS.items():
             if key not in found or not check(found[key]):
-                raise ValueError(f"{where}: signature: {key} is {str(found.get(key))[:80]!r}, which it cannot be")
+                raise ValueError(
+                    f"{where}: signature: {key} is {str(found.get(key))[:80]!r}, which it cannot be; "
+                    "save the adapter anew"
+                )
         shape, labels, features = tuple(found["input_shape"]), tuple(found["labels"]), found["features"]
         if labels and len(labels) != found["n_classes"]:
-            raise ValueError(f"{where}: signature: {len(labels)} labels for {found['n_classes']} classes")
+            raise ValueError(
+                f"{where}: signature: {len(labels)} labels for {found['n_classes']} classes; save the adapter anew"
+            )
         if features is not None:
             columns = {name: tuple(texts) for name, texts in features["columns"].items()}
             features = Features(columns, tuple(features["mean"]), tuple(features["deviation"]))
             wide = sum(len(texts) or 1 for texts in columns.values()) if columns else len(features.mean)
             if {(wide,), (len(features.mean),), (len(features.deviation),)} != {shape}:
-                raise ValueError(f"{where}: signature: its features are not the {shape} numbers that the network reads")
+                raise ValueError(
+                    f"{where}: signature: its features are not the {shape} numbers that the network reads; save the "
+                    "adapter anew"
+                )
         return cls(**{**found, "input_shape": shape, "labels": labels, "features": features})
 
 

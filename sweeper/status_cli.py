@@ -72,7 +72,10 @@ def stop(folder: str, form: str) -> None:
     names, until, ended = {one.launch for one in running}, time.monotonic() + PATIENCE, list[Standing]()
     while len(ended) < len(running):
         if time.monotonic() > until:
-            raise OSError(f"{len(running) - len(ended)} launches into {folder} have not stopped in {PATIENCE:.0f} s")
+            raise OSError(
+                f"{len(running) - len(ended)} launches into {folder} have not stopped in {PATIENCE:.0f} s: "
+                "`sweeper status` shows what they are at"
+            )
         time.sleep(0.5)
         ended = [one for one in standings(store) if one.launch in names and one.state != RUNNING]
     if form == "json":

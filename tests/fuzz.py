@@ -16,7 +16,7 @@ PROGRAMS: dict[str, click.Group] = {"sweeper": sweeper_cli, "advisor": advisor_c
 # What is there to be named, made by the test; and what nobody should type.
 PLACES = (
     *("results", "results/store.json", "rows.csv", "pairs.jsonl", "grid.toml", "bad.toml", "empty", "thesis"),
-    *("advisor.json", "torn", "adapter", "model", "bytes.csv", "long.csv", "."),
+    *("advisor.json", "torn", "adapter", "model", "priced", "bytes.csv", "long.csv", "."),
 )
 HOSTILE = (
     *(
@@ -120,6 +120,12 @@ def value(parameter: click.Parameter, dice: random.Random, care: float) -> str:
         return str(dice.choice((1, 2, 3, 8, 100)))
     if parameter.name in ("budget", "time_limit"):
         return dice.choice(("1s", "10m"))
+    if parameter.name in ("adapter", "adapters"):
+        return dice.choice(("priced", "priced", "mine=priced", "adapter"))
+    if parameter.name == "grid_name":
+        return dice.choice(("grid.toml", "grid.toml", "smoke", "bad.toml"))
+    if parameter.name == "inputs":
+        return dice.choice(('{"age": 41, "colour": "red"}', '[41, "blue"]', '{"age": 41}', "[1e39, 0]"))
     return dice.choice((*PLACES, "lora", "mlp", "digits_shifted", "smoke", "7B", "24GB"))
 
 

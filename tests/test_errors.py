@@ -14,6 +14,14 @@ REASONS = {"NotApplicableError", "CannotPackError", "_SlowerTogetherError", "_Cu
 
 # Module -> beginnings of texts that never stand alone, and what stands around them.
 PARTS: dict[str, dict[str, str]] = {
+    "advisor/emit/job.py": {
+        "{tool} has ": "in `tools.emit`: what the tool can say, and which tools can say this, follow",
+        "{job.strategy}.targets ": "the same",
+    },
+    "advisor/emit/llama_factory.py": {"llama-factory has ": "the same"},
+    "advisor/emit/peft.py": {"peft has ": "the same"},
+    "advisor/emit/script.py": {"the script classifies texts": "the same"},
+    "advisor/emit/torchtune.py": {"torchtune has ": "the same"},
     "advisor/evidence.py": {
         "bad value of ": "in `load`: 'FILE' is not a fitted file (...); `advisor fit` writes one",
         "its format is ": "the same",
@@ -30,6 +38,7 @@ PARTS: dict[str, dict[str, str]] = {
         "{name} is in": "...",
     },
     "sweeper/models/minilm_l3.py": {"no ONNX file of": "of a file that we fetched, and whose checksum we know"},
+    "sweeper/predict.py": {"input {number}: ": "of one input, before what is said of it alone"},
     "sweeper/prefix.py": {"no tensor passes the cut": "such a model is trained without the short cut"},
     "sweeper/results.py": {
         "unfinished line": "a Damage: file, line, and that the rest is read",

@@ -158,9 +158,14 @@ def test_colour_and_bars(
     talk.print("[red]text[/red]")
     assert ("\x1b[31m" in out.getvalue()) is colour
     assert talk.width == (77 if bar else 200)
+    before = len(out.getvalue())
     progress = SweepProgress(3, talk)
-    assert (progress.bar is not None) is bar
+    progress.finish([small.row()])
     progress.close()
+    drawn = out.getvalue()[before:]
+    assert "1/3 trials" in drawn
+    assert ("━" in drawn) is bar
+    assert ("\x1b[" in drawn) is bar, "a bar moves the cursor, a line in a pipe or a log is plain, coloured or not"
 
 
 def completed(line: str, where: Path) -> list[str]:

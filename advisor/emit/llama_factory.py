@@ -29,7 +29,7 @@ def emit(job: Job) -> str:
     known = {**settings, "scaling": ("rslora",), "init": ("pissa",), "double_quant": None, "backbone_rate": None}
     require(job, "llama-factory", ("full", "partial_unfreeze", *LOW_RANK), known)
     if job.strategy == "qlora" and "init" in job.own:
-        raise CannotSayError("llama-factory has no qlora with init pissa")
+        raise CannotSayError(f"llama-factory has qlora.init standard only, which is {job.own['init']} here")
     at_once, summed = job.rows
     content: dict[str, Any] = {
         "model_name_or_path": job.model or "YOUR_MODEL",

@@ -137,7 +137,7 @@ def _text(path: Path, encoding: str | None, notes: list[str]) -> str:
             f"{str(path)!r} is not {chosen.upper()}: byte {error.start} (line {line}) is 0x{content[error.start]:02x}. "
             "Name its encoding, for example --encoding cp1252"
         ) from None
-    except LookupError:
+    except (LookupError, UnicodeError):  # a name that is none, or of which not even a look-up can be made
         raise ValueError(f"there is no encoding {chosen!r}; for example utf-8, utf-16, cp1252, latin-1") from None
     if (at := text.find("\0")) >= 0:
         raise ValueError(

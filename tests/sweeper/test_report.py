@@ -355,6 +355,7 @@ def test_the_command_writes_the_page_and_the_figures(store: str, tmp_path: Path,
         (["--model", "mpl"], "no model in this store named 'mpl'.*Did you mean 'mlp'"),
         (["--grid", "lora_ranks"], "no trial in .* is of this choice"),
         (["--output", "nowhere/report.html"], "there is no folder 'nowhere'"),
+        (["--output", "rows.csv"], "--output must end in .html, got 'rows.csv'"),
         (["--results", "missing"], "no results store at 'missing'"),
     ],
 )
