@@ -193,9 +193,12 @@ def evaluate(folder: str, groups: str, only: str, seed: int, form: str) -> None:
     """
     from advisor.evaluate import evaluate as leave_out
     from advisor.table import read
+    from sweeper.printing import console
+    from sweeper.progress import Bar
 
     named = [own.strip() for own in only.split(",") if own.strip()]
-    found = leave_out(read(folder), [own.strip() for own in groups.split(",")], seed, named)
+    with Bar("sources left out", console(stderr=True)) as bar:
+        found = leave_out(read(folder), [own.strip() for own in groups.split(",")], seed, named, bar.tell)
     if form == "json":
         print_json(found)
         return

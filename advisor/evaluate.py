@@ -7,7 +7,7 @@ without the other groups of its fold.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,11 @@ class Table:
 
 
 def evaluate(
-    frame: pd.DataFrame, group_by: Sequence[str] = ("task",), seed: int = 0, only: Sequence[str] = ()
+    frame: pd.DataFrame,
+    group_by: Sequence[str] = ("task",),
+    seed: int = 0,
+    only: Sequence[str] = (),
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Return regret figures of advice on left-out groups, as JSON has them.
 
@@ -124,6 +128,7 @@ def evaluate(
         group_by: Columns that say what is left out together.
         seed: Of the bootstrap.
         only: Groups that figures are of; all others are learned from all the same. All, if none is named.
+        told: Is told how many sources are done, of how many; each counts once for each of the two blocks.
 
     Returns:
         ``strategy_only`` (each strategy at its best settings) and ``joint`` (strategy with settings), each with
@@ -151,7 +156,10 @@ def evaluate(
                 f"fewer than two groups by {', '.join(group_by)} have situations with a choice: nothing can be left "
                 "out. `sweeper import` adds more, or try another --group-by"
             )
-        judged = [own for source in sources_of(table) for own in leave_out(table, source, joint)]
+        judged, sources = [], sources_of(table)
+        for number, source in enumerate(sources):
+            told(number + joint * len(sources), 2 * len(sources))
+            judged += leave_out(table, source, joint)
         if only:
             names = {int(number): name for number, name in zip(table.group, table.group_names, strict=True)}
             judged = [own for own in judged if names[own.group] in only]

@@ -91,9 +91,7 @@ def report_html(
     found = contests(summarise(rows))
     ranked = standings(found)
     styles = styles_of(ranked)
-    by_situation: dict[Situation, list[TrialResult]] = {}
-    for row in rows:
-        by_situation.setdefault(situation_of(row), []).append(row)
+    by_situation = _by_situation(rows)
 
     if not found:
         first = _nothing(rows)
@@ -148,9 +146,7 @@ def charts_of(rows: Sequence[TrialResult]) -> dict[str, list[Chart]]:
     found = contests(summarise(rows))
     ranked = standings(found)
     styles = styles_of(ranked)
-    by_situation: dict[Situation, list[TrialResult]] = {}
-    for row in rows:
-        by_situation.setdefault(situation_of(row), []).append(row)
+    by_situation = _by_situation(rows)
     made = {
         anchor(contest.situation).removeprefix("at-"): all_figures(
             contest, profiles(by_situation[contest.situation]), styles
@@ -158,6 +154,13 @@ def charts_of(rows: Sequence[TrialResult]) -> dict[str, list[Chart]]:
         for contest in found
     }
     return {"overview": [overview(ranked, styles)], **made} if len(found) > 1 else made
+
+
+def _by_situation(rows: Sequence[TrialResult]) -> dict[Situation, list[TrialResult]]:
+    grouped: dict[Situation, list[TrialResult]] = {}
+    for row in rows:
+        grouped.setdefault(situation_of(row), []).append(row)
+    return grouped
 
 
 def styles_of(ranked: Sequence[Standing]) -> Styles:

@@ -78,7 +78,8 @@ def anchor(situation: Situation) -> str:
 
 def lines_table(contest: Contest) -> Markup:
     """Return every setting with its scores and costs, as `sweeper show --summary` has it."""
-    shown = columns_of(contest.lines)
+    # A page is narrow: a column that says nothing here is left out.
+    shown = [name for name in columns_of(contest.lines) if any(SUMMARY[name](line) != "-" for line in contest.lines)]
     rows = []
     for line in contest.lines:
         siblings = [other.hparams for other in contest.lines if other.strategy == line.strategy]

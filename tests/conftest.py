@@ -50,9 +50,9 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 def command(tmp_path: Path) -> Command:
     """Run one of the project's commands as a user would, in an empty folder."""
 
-    def run(*args: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+    def run(*args: str, cwd: Path = tmp_path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         program = Path(sys.executable).with_name(args[0])
-        return subprocess.run([str(program), *args[1:]], cwd=cwd, capture_output=True, text=True, timeout=300)
+        return subprocess.run([str(program), *args[1:]], cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
     return run
 

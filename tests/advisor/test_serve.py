@@ -61,7 +61,9 @@ def test_programs_get_what_the_command_prints(
         assert client.post("/recommend", json=known, headers={"Origin": "http://evil.example"}).status_code == 403
     assert posted.json() == got.json() == {**wanted, "fitted": "shipped"}
     assert wrong.status_code == 422
-    assert wrong.json() == {"detail": "a small model contradicts 7,000,000,000 parameters, which is a large model"}
+    assert wrong.json() == {
+        "detail": "a small model contradicts 7,000,000,000 parameters, which is a large model: leave one out"
+    }
 
 
 def test_answers_are_as_the_schema_says() -> None:

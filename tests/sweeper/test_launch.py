@@ -173,7 +173,7 @@ def test_a_full_disk_ends_the_sweep_with_its_reason(tmp_path: Path, monkeypatch:
         append(rows)
 
     monkeypatch.setattr(store, "append", one_pack_fits)
-    with pytest.raises(OSError, match=r"takes no more rows \(No space left on device\).*the same command goes on"):
+    with pytest.raises(OSError, match=r"takes no more rows \(No space left on device\).*launch again to go on"):
         launch(load_grid("smoke").trials, store, SweepProgress(18, Console(quiet=True)), cpus=1)
     assert 0 < len(stored(tmp_path)) < 18
 

@@ -262,7 +262,7 @@ def test_a_trial_tells_what_seqeval_tells_of_its_predictions(folder: Path, monke
     spec = TrialSpec(name, "names", 20, "full", hparams_of(STRATEGIES["full"]()), TrainArgs(lr=1e-2, steps=12), 3)
     kept: list[LoadedModel] = []
 
-    def keep(base: LoadedModel, model: LoadedModel, member: int, row: TrialResult) -> None:
+    def keep(base: LoadedModel, model: LoadedModel, member: int, row: TrialResult, data: TaskData) -> None:
         kept.append(model)
 
     (row,) = run_pack([spec], {}, keep)
