@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
@@ -164,7 +163,3 @@ def _option(option: click.Option, dice: random.Random, care: float) -> Iterator[
             yield [f"{name}={value(option, dice, care)}"]
         else:
             yield [name, value(option, dice, care)]
-
-
-def nothing(*args: Any, **kwargs: Any) -> None:
-    """Stand in for what would train, connect or listen."""
