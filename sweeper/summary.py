@@ -86,7 +86,8 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
     """Return one line for each strategy and set of hyperparameters, situation by situation.
 
     Training arguments are compared on the mean valid score, among those that are complete on the most
-    seeds: an average over fewer seeds is not comparable. A setting that diverged on some seed has fewer.
+    seeds: an average over fewer seeds is not comparable. A setting that diverged on some seed has fewer. Of two that
+    are level the one with the lower rate counts, whatever the order of the rows.
     """
     groups: dict[str, dict[str, list[TrialResult]]] = {}
     diverged: Counter[str] = Counter()
@@ -104,7 +105,7 @@ def summarise(results: Iterable[TrialResult]) -> list[Line]:
 
     lines = []
     for line, settings in groups.items():
-        best = max(settings, key=lambda s: (len(settings[s]), _mean_valid(settings[s])))
+        best = max(sorted(settings, key=_rate), key=lambda s: (len(settings[s]), _mean_valid(settings[s])))
         trials = sorted(settings[best], key=lambda trial: trial.spec.seed)
         if not trials:
             continue
@@ -169,6 +170,10 @@ def transfer_of(facts: Mapping[str, Any]) -> float | None:
 def untouched(lines: Sequence[Line]) -> Spread | None:
     """Return the source model's test score before training, over the seeds of the line that has most of them."""
     return max(lines, key=lambda line: len(line.trials)).spread("untouched_test_score")
+
+
+def _rate(setting: str) -> tuple[float, str]:
+    return json.loads(setting)["lr"], setting
 
 
 def _mean_valid(trials: Iterable[TrialResult]) -> float:

@@ -29,6 +29,13 @@ def test_the_rate_is_chosen_on_valid_and_reported_on_test() -> None:
     assert line.spread("test_score") == Spread(pytest.approx(0.55), pytest.approx(0.0707, abs=1e-4), 2)
 
 
+def test_of_level_rates_the_lower_counts_whatever_the_order_of_rows() -> None:
+    rows = [small.row(seed=seed, lr=lr, valid=0.6) for lr in (1e-2, 1e-3) for seed in (0, 1)]
+    for own in (rows, rows[::-1]):
+        (line,) = summarise(own)
+        assert line.train["lr"] == 1e-3
+
+
 def test_a_rate_that_failed_on_a_seed_does_not_win_on_the_others() -> None:
     rows = [
         *(small.row(seed=seed, lr=1e-3, valid=0.6) for seed in (0, 1)),
