@@ -29,8 +29,8 @@ LEAST_SHARE = 0.2
 ROW_BYTES = 4000
 TIME_BAND, MEMORY_BAND = (0.75, 1.35), (0.87, 1.15)
 """Measured over predicted: meant to hold 9 of 10 sweeps. `python -m tests.benchmarks.plans` measures it: with nothing
-else to do all of the first ten held in time, nine in memory; with ten processes for two cores three of six, and one of those took 3.7 times
-as long."""
+else to do all of the first ten held in time, nine in memory; with ten processes for two cores three of six in time, and
+one of those took 3.7 times as long."""
 UNSEEN = 0.5
 """How much wider the band is, as a share of the prediction, where nothing was rehearsed."""
 
