@@ -214,7 +214,8 @@ def test_the_second_answer_is_nearer_and_says_what_was_settled(without_haste: Pr
     assert gap is not None
     now = f"{100 * gap[0]:+.1f} points ({100 * gap[1]:+.1f} to {100 * gap[2]:+.1f}) now"
     assert any(line.startswith(f"{first.strategy} - {second.strategy}: ") and line.endswith(now) for line in lines)
-    assert max(map(len, as_text(found).splitlines())) <= 100
+    # A path is not broken, however long it is.
+    assert max(len(line) for line in as_text(found).splitlines() if found.results not in line) <= 100
 
 
 def test_rounds_end_with_enough_seeds_and_more_seeds_make_the_interval_narrower(without_haste: Probed) -> None:

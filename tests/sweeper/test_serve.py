@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.predict import load, load_all
+from sweeper.predict import Answer, load, load_all
 from tests import asked
 from tests.conftest import Called
 from tests.serving import TOKEN, Running, check_against_schema, start
@@ -51,6 +51,11 @@ def running(folders: dict[str, Path]) -> Iterator[Running]:
     started.end()
 
 
+def about(answer: Answer) -> dict[str, Any]:
+    """Return what compares equal but for the last digits: a service has more threads, which sum in another order."""
+    return {key: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for key, value in answer.items()}
+
+
 def test_the_line_that_is_printed_asks(running: Running, folders: dict[str, Path]) -> None:
     assert re.match(r"Serving mood, gloom, prices on http://127\.0\.0\.1:\d+; Ctrl-C ends it", running.said)
     question = re.search(r"-d '(.*)'", running.said)
@@ -58,7 +63,8 @@ def test_the_line_that_is_printed_asks(running: Running, folders: dict[str, Path
     with running.client() as client:
         answer = client.post("/predict", content=question[1], headers={"Content-Type": "application/json"})
         assert answer.status_code == 200
-        assert answer.json() == {"adapter": "mood", "predictions": load(folders["mood"]).predict(["a text"])}
+        (wanted,) = load(folders["mood"]).predict(["a text"])
+        assert answer.json() == {"adapter": "mood", "predictions": [about(wanted)]}
         assert client.get("/healthz", headers={"Authorization": ""}).json() == {"status": "ok", "adapters": 3}
         listed = {one["name"]: one for one in client.get("/adapters").json()}
     assert listed["gloom"]["labels"] == ["happy", "sad"]
@@ -77,7 +83,7 @@ def test_each_of_many_at_once_gets_the_answer_of_its_own_adapter(running: Runnin
         asks = [lambda n=name: client.post("/predict", json={"adapter": n, "inputs": inputs[n]}) for name in names]
         for name, answer in zip(names, threads.map(lambda ask: ask(), asks), strict=True):
             assert answer.status_code == 200, answer.text
-            assert answer.json() == {"adapter": name, "predictions": wanted[name]}
+            assert answer.json() == {"adapter": name, "predictions": [about(one) for one in wanted[name]]}
 
 
 REFUSED: list[tuple[dict[str, str], Any, int, str]] = [
