@@ -12,6 +12,7 @@ from advisor.emit.tools import emit
 from advisor.evidence import load
 from advisor.options import NOTHING_FEASIBLE, fitted_path, question_of
 from advisor.recommend import recommend
+from sweeper.output import place_of
 
 
 def emitted(
@@ -43,8 +44,8 @@ def emitted(
     file = Path(output) if output is not None else None
     if file is not None and file.exists():
         raise ValueError(f"{output!r} is there already: --output FILE names another, or delete it")
-    if file is not None and not file.parent.is_dir():
-        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into: make it first")
+    if file is not None:
+        place_of(file)
     question = question_of(given if model is None else {**given, "model": None})
     answer = recommend(question.situation, load(fitted_path(fitted)))
     if not answer.feasible:

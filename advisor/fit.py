@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from advisor.doubt import doubts
 from advisor.evidence import Fitted, Measured, Published, Rate, Setting
 from advisor.portfolio import carries
+from sweeper.output import whole
 from sweeper.results import Contents
 from sweeper.spec import Status
 from sweeper.summary import SIMILAR_FROM, Line, similarity, summarise, untouched
@@ -90,6 +90,5 @@ def _setting(line: Line, stores: Mapping[str, str]) -> Setting:
 def write(fitted: Fitted, path: Path) -> None:
     """Write the fitted file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(fitted.to_json(), encoding="utf-8")
-    temporary.replace(path)
+    with whole(path) as file:
+        file.write_text(fitted.to_json(), encoding="utf-8")

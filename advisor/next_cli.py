@@ -11,6 +11,7 @@ import click
 from advisor.evidence import load
 from advisor.options import fitted_option, fitted_path, question_of, situation_options
 from advisor.recommend import recommend
+from sweeper.output import place_of
 from sweeper.printing import format_option, print_json, tell
 
 
@@ -36,8 +37,8 @@ def next_(seeds: int, output: str | None, fitted: str | None, form: str, **given
         raise ValueError(f"--output must end in .toml, got {output!r}")
     if file is not None and file.exists():
         raise ValueError(f"{output!r} is there already: --output FILE.toml names another, or delete it")
-    if file is not None and not file.parent.is_dir():
-        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into: make it first")
+    if file is not None:
+        place_of(file)
     stored = load(fitted_path(fitted))
     question = question_of(given)
     from advisor.next_trials import next_trials, to_toml  # torch: what cannot run is left out

@@ -6,14 +6,12 @@ import sys
 from typing import Any
 
 from advisor.evidence import Fitted
-from advisor.options import Question
+from advisor.options import NOTHING_FEASIBLE, Question
 from advisor.probe import TooShortError, probe
 from advisor.probe_report import as_json, as_text
 from sweeper.printing import tell, warn
 from sweeper.results import ResultsStore
 from sweeper.upkeep import settle
-
-NOTHING_FEASIBLE = 4
 
 
 def answer_after_probe(question: Question, fitted: Fitted, folder: str, budget: float) -> tuple[str, dict[str, Any]]:

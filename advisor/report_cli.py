@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from advisor.evidence import load
 from advisor.options import NOTHING_FEASIBLE, fitted_option, fitted_path, question_of, situation_options
 from advisor.recommend import recommend
+from sweeper.output import place_of_page, whole
 from sweeper.printing import format_option, print_json, tell
 
 
@@ -25,18 +25,15 @@ def report(output: str, fitted: str | None, form: str, **given: Any) -> None:
     advisor report --large-model --compute low
     advisor report --model-params 40k --n-train 100 --modality image --task-different --output advice.html
     """
-    file = Path(output)
-    if file.suffix not in (".html", ".htm"):
-        raise ValueError(f"--output must end in .html, got {output!r}")
-    if not file.parent.is_dir():
-        raise ValueError(f"there is no folder {str(file.parent)!r} to write {file.name!r} into: make it first")
+    file = place_of_page(output)
     path = fitted_path(fitted)
     stored = load(path)
     from advisor.page import advice
 
     answer = recommend(question_of(given).situation, stored)
     text = advice(answer, stored, path)
-    file.write_text(text, encoding="utf-8")
+    with whole(file) as written:
+        written.write_text(text, encoding="utf-8")
     size = len(text.encode())
     tell(f"{file}: {size / 1e3:,.0f} kB, for any browser")
     if form == "json":

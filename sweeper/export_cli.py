@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from sweeper.loggers import PROJECT, SINKS, open_sink
+from sweeper.output import place_of, whole
 from sweeper.printing import console, format_option, print_json, report_damage, results_option, tell
 from sweeper.results import read_store
 
@@ -69,22 +69,17 @@ def _to_file(path: Path, folder: str) -> int:
         raise ValueError(f"FILE must end in .csv or .parquet, got {str(path)!r}")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder: name a file")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into: make it first")
+    place_of(path)
     contents = read_store(folder)
     report_damage(contents, console(stderr=True))
     frame = to_frame(contents.results)
     if "curve" in frame:
         frame["curve"] = frame["curve"].map(json.dumps)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole(path) as file:
         if path.suffix == ".csv":
-            frame.map(_no_formula).to_csv(temporary, index=False)
+            frame.map(_no_formula).to_csv(file, index=False)
         else:
-            frame.to_parquet(temporary, index=False)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            frame.to_parquet(file, index=False)
     return len(frame)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sweeper.chart import Axis, Chart
+from sweeper.output import whole
 from sweeper.svg import LIGHT
 
 MARKERS = "os^Dv"
@@ -33,12 +33,8 @@ def write_figures(charts: Iterable[tuple[str, Chart]], folder: Path) -> int:
             _draw(chart, figure.subplots())
             for kind, metadata in (("svg", {"Date": None}), ("png", {})):
                 path = folder / f"{name}-{chart.kind}.{kind}"
-                temporary = path.with_name(f".{path.name}.{os.getpid()}")
-                try:
-                    figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
-                    temporary.replace(path)
-                finally:
-                    temporary.unlink(missing_ok=True)
+                with whole(path) as file:
+                    figure.savefig(file, format=kind, dpi=150, metadata=metadata)
                 written += 1
     return written
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ import click
 
 from sweeper.completion import names, stored
 from sweeper.outcome import filtered, rows_of
+from sweeper.output import place_of_page, whole
 from sweeper.printing import (
     console,
     format_option,
@@ -73,10 +73,7 @@ def report(
     """
     from sweeper.report import charts_of, report_html
 
-    if output.suffix not in (".html", ".htm"):
-        raise ValueError(f"--output must end in .html, got {str(output)!r}")
-    if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {str(output.parent)!r} to write {output.name!r} into: make it first")
+    place_of_page(output)
     contents = read_store(folder)
     report_damage(contents, console(stderr=True))
     if not contents.results:
@@ -106,7 +103,8 @@ def report(
         stores=contents.stores,
         watch=lambda them: _shown(them, "situations"),
     )
-    _write(output, text)
+    with whole(output) as file:
+        file.write_text(text, encoding="utf-8")
     size = len(text.encode())
     tell(f"{len(rows):,} trials in {output} ({size_in_words(size)})")
     written = 0
@@ -126,13 +124,3 @@ def _shown(them: Sequence[T], what: str) -> Iterable[T]:
     from rich.progress import track
 
     return track(them, f"{len(them)} {what}", console=console(stderr=True), transient=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ LIGHT = {
     "sweeper.search",
     "sweeper.early_stop",
     "sweeper.safe_json",
+    "sweeper.output",
 }
 MANNERS = {"sweeper.command", "sweeper.completion", "sweeper.printing"}
 COSTS = ("shapes", "configs", "model_files", "trainable", "devices", "costs", "plan")
