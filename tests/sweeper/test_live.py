@@ -36,7 +36,7 @@ rank = [1, 2, 4]
 name = "full"
 [train]
 lr = [1e-3, 1e-2]
-steps = 300
+steps = 1000
 """
 
 
