@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def emitted(
     if file is not None:
         place_of(file)
     question = question_of(given if model is None else {**given, "model": None})
-    answer = recommend(question.situation, load(fitted_path(fitted)))
+    situation = replace(question.situation, seq_len=given["seq_len"])  # other tools do not cut texts where ours do
+    answer = recommend(situation, load(fitted_path(fitted)))
     if not answer.feasible:
         click.echo(
             "Error: nothing of the answer fits into the memory: the same without --emit says what is short", err=True

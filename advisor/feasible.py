@@ -42,7 +42,7 @@ def need(strategy: str, settings: Mapping[str, Any], situation: Situation) -> Ne
     if situation.model_params is None or situation.modality == "tabular" or situation.model_params < LEAST_PARAMS:
         return None
     shape = from_count(situation.model_params, situation.modality == "image")
-    batch_size, tokens = int(settings.get("batch_size", BATCH_SIZE)), int(shape.tokens or SEQ_LEN)
+    batch_size, tokens = int(settings.get("batch_size", BATCH_SIZE)), int(shape.tokens or situation.seq_len or SEQ_LEN)
     precision = "bf16" if situation.large else "fp32"
     # What does not fit as it is may with fewer rows at once, and activations computed again: steps of the same rows.
     ways = [(batch_size, False), *((rows, True) for rows in (batch_size, 4, 2, 1) if rows <= batch_size)]

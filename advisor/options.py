@@ -41,6 +41,11 @@ SITUATION = (
         help="Like what the model was pretrained on, or not.",
     ),
     click.option("--modality", type=click.Choice(["text", "image", "tabular"]), help="What the rows are."),
+    click.option(
+        "--seq-len",
+        type=click.IntRange(1, 10**7),
+        help="Tokens of the longest texts, for the memory. [default: 512, or where own rows are cut]",
+    ),
     click.option("--data", "data_name", metavar="DATA", help="Your own rows: what can be read off them is not asked."),
     click.option(
         "--model",
@@ -83,6 +88,8 @@ def command_line(situation: Situation, command: str = "recommend") -> str:
             said.append(f"{option} {number / 1e9:g}GB" if name == "gpu_memory" else f"{option} {number:.15g}")
         elif situation.answer(question) is not None:
             said.append(flag(question, situation.answer(question)))
+    if situation.seq_len is not None:
+        said.append(f"--seq-len {situation.seq_len}")
     return " ".join([*said, *([f"--modality {situation.modality}"] if situation.modality else [])])
 
 
@@ -131,5 +138,6 @@ def question_of(given: dict[str, Any]) -> Question:
         model_params=params or (own.model_params if own else None),
         n_train=n_train or (own.n_train if own else None),
         gpu_memory=parse_bytes(given["gpu_memory"]) if given["gpu_memory"] is not None else None,
+        seq_len=given["seq_len"] or (own.seq_len if own else None),
     )
     return Question(situation, own)

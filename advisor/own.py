@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sweeper.models.language import MAX_ANSWER, MAX_PROMPT
+from sweeper.models.tokens import MAX_TOKENS
 from sweeper.own_data import defaults, own_data
 from sweeper.spec import Json, TrainArgs, TrialSpec
 from sweeper.strategies import find_strategy, hparams_of
 from sweeper.tasks.columns import Asked
 from sweeper.tasks.rows import sizes_of
 from sweeper.trial import described
+from sweeper.work import GENERATION
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class OwnRows:
         n_train: The whole training pool.
         work: Classification, regression, tagging or generation.
         inputs, label: The columns.
+        seq_len: Tokens at which trials cut texts; ``None`` for other rows.
         place: Training on all of it, with settings that suit the rows and the model.
     """
 
@@ -57,6 +61,7 @@ class OwnRows:
     inputs: tuple[str, ...]
     label: str | None
     model_params: int
+    seq_len: int | None
     place: Place
 
     @property
@@ -100,4 +105,6 @@ def read(data: str, model: str | None, columns: dict[str, Any]) -> OwnRows:
     params, modality = described(place.trial("full", {}, 1e-3))
     report = own.prepared.report
     inputs, label = tuple(map(str, report["inputs"])), report["label"]
-    return OwnRows(asked, n_train, modality, report["work"], inputs, label, params, place)
+    work = report["work"]
+    seq_len = None if modality != "text" else MAX_PROMPT + MAX_ANSWER if work == GENERATION else MAX_TOKENS
+    return OwnRows(asked, n_train, modality, work, inputs, label, params, seq_len, place)

@@ -15,7 +15,7 @@ from advisor.model_files import read
 from advisor.plan import Choice, Setup, plan
 from advisor.shapes import from_count
 from advisor.situation import parse_bytes, parse_count
-from sweeper.printing import format_option, print_json
+from sweeper.printing import format_option, print_json, size_in_words
 
 GB = 1e9
 
@@ -98,7 +98,7 @@ def _table(choices: list[Choice], setup: Setup) -> list[str]:
     for own in choices:
         time = [_duration(own.time)] if own.time else []
         costs = own.costs
-        sizes = [f"{costs.trainable_params:,}", _bytes(costs.adapter_bytes)]
+        sizes = [f"{costs.trainable_params:,}", size_in_words(costs.adapter_bytes)]
         rows.append([own.strategy, own.precision, _gb(costs.memory_bytes), *sizes, *time, own.verdict])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     left = {0, 1, len(widths) - 1}
@@ -125,13 +125,6 @@ def _ways_out(choices: list[Choice]) -> Iterator[str]:
 
 def _gb(memory: Interval) -> str:
     return f"{memory.mean / GB:.1f} ({memory.low / GB:.1f} to {memory.high / GB:.1f})"
-
-
-def _bytes(count: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f} B"
 
 
 def _duration(time: Interval) -> str:

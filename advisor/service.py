@@ -39,6 +39,9 @@ class Known(BaseModel):
         None, description="Labelled training rows; they answer `data`."
     )
     gpu_memory: Number | None = Field(None, description="Bytes of GPU memory; they answer `compute`.")
+    seq_len: Annotated[int, Field(ge=1, le=10**7)] | None = Field(
+        None, description="Tokens of the longest texts, for the memory; 512 where nothing is said."
+    )
 
 
 class Health(BaseModel):

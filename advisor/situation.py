@@ -37,6 +37,7 @@ class Situation:
         model_params: Parameters of the model.
         n_train: Labelled training rows.
         gpu_memory: Bytes of GPU memory.
+        seq_len: Tokens of the longest texts, on which memory depends.
     """
 
     large: bool | None = None
@@ -47,8 +48,11 @@ class Situation:
     model_params: float | None = None
     n_train: int | None = None
     gpu_memory: float | None = None
+    seq_len: int | None = None
 
     def __post_init__(self) -> None:
+        if self.seq_len is not None and self.modality in ("image", "tabular"):
+            raise ValueError(f"{self.seq_len:,} tokens are of texts, and the rows are {self.modality}: leave one out")
         if self.model_params is not None:
             self._derive("large", self.model_params >= LARGE_MODEL_PARAMS, f"{self.model_params:,.0f} parameters")
         if self.n_train is not None:

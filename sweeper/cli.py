@@ -8,7 +8,7 @@ import click
 
 from sweeper.adapters_cli import adapters
 from sweeper.command import root, run
-from sweeper.completion import names, stored
+from sweeper.completion import only, only_grid, stored
 from sweeper.data_cli import data, init
 from sweeper.doctor_cli import doctor
 from sweeper.export_cli import export
@@ -121,16 +121,10 @@ def _first_line(text: str | None) -> str:
 @cli.command()
 @click.argument("trial_id", required=False, shell_complete=stored("trial_id"))
 @results_option
-@click.option(
-    "--grid",
-    "grid_name",
-    metavar="NAME|FILE.toml",
-    help="Only the trials of this grid.",
-    shell_complete=names("grid"),
-)
-@click.option("--strategy", metavar="NAME", help="Only this strategy.", shell_complete=stored("strategy"))
-@click.option("--model", metavar="NAME", help="Only this model.", shell_complete=stored("model"))
-@click.option("--task", metavar="NAME", help="Only this task.", shell_complete=stored("task"))
+@only_grid
+@only("strategy")
+@only("model")
+@only("task")
 @click.option("--seed", type=int, help="Only this seed.")
 @click.option("--status", type=click.Choice([s.value for s in Status]), help="Only trials that ended so.")
 @click.option(

@@ -1,4 +1,5 @@
-"""Completion in shells: the script that a shell asks for, and the values that options take.
+"""Completion in shells: the script that a shell asks for, the values that options take, and the options that leave
+some rows of a store.
 
 Quick, for it runs at every press of the key: no model, no strategy and no Ray is loaded.
 """
@@ -9,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -20,6 +21,7 @@ GRIDS = Path(__file__).parent / "grids"
 SHELLS = ("bash", "zsh", "fish")
 MOST_IDS = 200
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 
@@ -94,3 +96,17 @@ def stored(kind: str) -> Complete:
         return [CompletionItem(name, help=texts[name] or None) for name in fitting[:MOST_IDS]]
 
     return complete
+
+
+only_grid = click.option(
+    "--grid",
+    "grid_name",
+    metavar="NAME|FILE.toml",
+    help="Only the trials of this grid.",
+    shell_complete=names("grid"),
+)
+
+
+def only(kind: str) -> Callable[[Command], Command]:
+    """Return the option that leaves of a store the rows of one strategy, model or task."""
+    return click.option(f"--{kind}", metavar="NAME", help=f"Only this {kind}.", shell_complete=stored(kind))

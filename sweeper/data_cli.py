@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from sweeper.command import Group
-from sweeper.printing import format_option, print_json, tell
+from sweeper.printing import console, format_option, plain, print_json, tell
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,7 +66,9 @@ def fetch(names: tuple[str, ...], form: str) -> None:
     lines = []
     for name in names or SOURCES:
         try:
-            path = str(fetch(name) if names else fetched(name))
+            # How far a download is is not known here: pip or npm does it.
+            with console(stderr=True).status(f"Fetching {plain(name)}"):
+                path = str(fetch(name) if names else fetched(name))
         except UnavailableError:
             if names:
                 raise

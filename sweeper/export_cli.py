@@ -48,14 +48,12 @@ def export(target: str | None, to: str | None, project: str | None, folder: str,
         if form == "json":
             print_json({"file": target, "trials": number})
         return
-    talk = console(stderr=True)
     contents = read_store(folder)
-    report_damage(contents, talk)
+    report_damage(contents, console(stderr=True))
     sink = open_sink(to, target, project or PROJECT)
-    from rich.progress import track
+    from sweeper.progress import followed
 
-    rows = track(contents.results, f"To {to}", console=talk, transient=True, disable=not talk.is_terminal)
-    added = sum(sink.add(row) for row in rows)
+    added = sum(sink.add(row) for row in followed(contents.results, "trials"))
     tell(f"{added} trials added, {len(contents.results) - added} were there: {sink.where}")
     if form == "json":
         print_json({"to": to, "trials": len(contents.results), "added": added})

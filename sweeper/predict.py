@@ -234,7 +234,8 @@ def _image(value: Any, signature: Signature) -> Tensor:
     picture = Picture(file=value) if isinstance(value, Path) else Picture(content=value)
     images, bad, _ = decode([picture], height, channels == 1)
     if bad:
-        raise ValueError(f"{bad[0]}: give another, or leave it out")
+        which = f"{str(value)!r} is " if isinstance(value, Path) else ""
+        raise ValueError(f"{which}{bad[0]}: give another, or leave it out")
     return torch.from_numpy(np.moveaxis(images[0], -1, 0).copy()).float() / 255
 
 

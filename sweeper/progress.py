@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,10 +14,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sweeper.leaders import Leaders
-from sweeper.printing import time_in_words
+from sweeper.printing import console, time_in_words
 from sweeper.spec import Status, TrialResult
 from sweeper.standing import Reporter
 
+T = TypeVar("T")
 LINE_EVERY_SECONDS = 10.0
 SILENT_SECONDS = 2.0
 ROWS = 12
@@ -173,6 +175,7 @@ class Bar:
     def __init__(self, what: str, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.what, self.console, self.clock = what, console, clock
         self.started = self.last_line = clock()
+        self.first: tuple[float, int] | None = None
         self.bar: Progress | None = None
 
     def __enter__(self) -> Bar:
@@ -180,10 +183,13 @@ class Bar:
 
     def tell(self, done: int, total: int) -> None:
         """Show how many are done, of how many."""
-        spent = self.clock() - self.started
-        left = f" | {time_in_words(spent / done * (total - done))} left" if 0 < done < total else ""
+        now = self.clock()
+        since, before = self.first = self.first or (now, done)  # the first took what comes only once: imports, rows
+        left = ""
+        if before < done < total:
+            left = f" | {time_in_words((now - since) / (done - before) * (total - done))} left"
         text = f"{done}/{total} {self.what}{left}"
-        if spent < SILENT_SECONDS:
+        if now - self.started < SILENT_SECONDS:
             return
         if self.console.is_terminal:
             if self.bar is None:
@@ -198,6 +204,14 @@ class Bar:
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+def followed(things: Sequence[T], what: str) -> Iterator[T]:
+    """Yield things, and show on stderr how many of them are done with."""
+    with Bar(what, console(stderr=True)) as bar:
+        for number, thing in enumerate(things, 1):
+            yield thing
+            bar.tell(number, len(things))
 
 
 def _bar(console: Console) -> Progress:

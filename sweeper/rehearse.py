@@ -200,6 +200,8 @@ class Rehearsal:
         step = trained[0].train_seconds * members / steps
         setup = training - step * steps  # of the first steps what they take longer as well
         valid = [data.splits["valid"]] * members
+        # A run scores between steps, where the optimizer holds two means of all that trains.
+        means = [torch.ones_like(p) for p in model.network.parameters() if p.requires_grad for _ in range(2)]
         _, point = _timed(score, metric, model, valid)
         kept = 0.0
         if model.prefix is not None:
@@ -208,6 +210,7 @@ class Rehearsal:
             kept = with_making - point + base_some / len(some) * len(data.splits["train"])
         row_peak = memory.peak_bytes()
 
+        del means
         model.prefix = None
         if data.work == GENERATION or base_test * members < SECONDS:
             _, test = _timed(test_scores, "", metric, model, data)

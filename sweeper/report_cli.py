@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
-from sweeper.completion import names, stored
+from sweeper.completion import only, only_grid
 from sweeper.outcome import filtered, rows_of
 from sweeper.output import place_of_page, whole
 from sweeper.printing import (
     console,
     format_option,
-    is_quiet,
     print_json,
     report_damage,
     results_option,
@@ -25,20 +21,12 @@ from sweeper.printing import (
 )
 from sweeper.results import read_store
 
-T = TypeVar("T")
-
 
 @click.command()
 @results_option
-@click.option(
-    "--grid",
-    "grid_name",
-    metavar="NAME|FILE.toml",
-    help="Only the trials of this grid.",
-    shell_complete=names("grid"),
-)
-@click.option("--model", metavar="NAME", help="Only this model.", shell_complete=stored("model"))
-@click.option("--task", metavar="NAME", help="Only this task.", shell_complete=stored("task"))
+@only_grid
+@only("model")
+@only("task")
 @click.option(
     "--output",
     default="report.html",
@@ -71,6 +59,7 @@ def report(
     sweeper report --grid lora_ranks --output lora_ranks.html
     sweeper report --results results/shipped --figures figures
     """
+    from sweeper.progress import followed
     from sweeper.report import charts_of, report_html
 
     place_of_page(output)
@@ -101,7 +90,7 @@ def report(
         results=folder,
         command=command,
         stores=contents.stores,
-        watch=lambda them: _shown(them, "situations"),
+        watch=lambda them: followed(them, "situations"),
     )
     with whole(output) as file:
         file.write_text(text, encoding="utf-8")
@@ -111,16 +100,7 @@ def report(
     if figures is not None:
         from sweeper.figure_files import named_charts, write_figures
 
-        written = write_figures(_shown(named_charts(charts_of(rows)), "figures"), figures)
+        written = write_figures(followed(named_charts(charts_of(rows)), "figures"), figures)
         tell(f"{written} figures in {figures}")
     if form == "json":
         print_json({"file": str(output), "bytes": size, "trials": len(rows), "figures": written})
-
-
-def _shown(them: Sequence[T], what: str) -> Iterable[T]:
-    """Return things to iterate over with a progress bar, where somebody looks on."""
-    if not sys.stderr.isatty() or is_quiet():
-        return them
-    from rich.progress import track
-
-    return track(them, f"{len(them)} {what}", console=console(stderr=True), transient=True)

@@ -184,14 +184,14 @@ def run_planned(
     Args:
         checkpoints: Folder in which a pack is kept while it trains, and from which it goes on (`sweeper.checkpoint`).
     """
+    parts: list[Sequence[TrialSpec]] = []
+    # Parts train after the `except`: within it the error holds the frames that it came through, and they the model.
     try:
         yield _run(specs, provenance, keep, plan, judge, checkpoints)
         return
     except (CannotPackError, _SlowerTogetherError) as error:
         if len(specs) > 1:
-            for spec in specs:
-                yield from run_planned([spec], provenance, keep, plan, judge, checkpoints)
-            return
+            parts = [[spec] for spec in specs]
         status, reason = Status.FAILED, one_line(error)
     except (torch.OutOfMemoryError, MemoryError) as error:
         status, reason = Status.OUT_OF_MEMORY, one_line(error)
@@ -200,11 +200,11 @@ def run_planned(
         status = Status.OUT_OF_MEMORY if out_of_memory else Status.FAILED
         reason = one_line(error)
     if status is Status.OUT_OF_MEMORY and len(specs) > 1:
-        half = len(specs) // 2
-        for part in (specs[:half], specs[half:]):
-            yield from run_planned(part, provenance, keep, plan, judge, checkpoints)
-        return
-    yield [failed_row(spec, status, reason, provenance) for spec in specs]
+        parts = [specs[: len(specs) // 2], specs[len(specs) // 2 :]]
+    for part in parts:
+        yield from run_planned(part, provenance, keep, plan, judge, checkpoints)
+    if not parts:
+        yield [failed_row(spec, status, reason, provenance) for spec in specs]
 
 
 def one_line(error: BaseException) -> str:

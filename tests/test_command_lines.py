@@ -19,7 +19,7 @@ models = ["mlp"]
 tasks = ["digits_shifted"]
 [[strategies]]
 name = "lora"
-rank = 64
+rank = 65
 """
 
 
@@ -30,7 +30,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     (tmp_path / "big_rank.toml").write_text(BIG_RANK)
-    (tmp_path / "rank_0.toml").write_text(BIG_RANK.replace("64", "0"))
+    (tmp_path / "rank_0.toml").write_text(BIG_RANK.replace("65", "0"))
     (tmp_path / "unknown_key.toml").write_text(BIG_RANK.replace("rank", "rnak"))
     (tmp_path / "twice.toml").write_text(BIG_RANK + "rank = 2\n")
     (tmp_path / "no_store").mkdir()
@@ -46,7 +46,7 @@ def workplace(tmp_path: Path) -> Path:
         ("sweeper launch --grid lora_rank", "no grid named 'lora_rank'.*Did you mean 'lora_ranks'"),
         (
             "sweeper launch --grid big_rank.toml",
-            "big_rank.toml: lora.rank 64 is larger than the layer 'blocks.2.0'.*at most 32",
+            "big_rank.toml: lora.rank 65 is larger than the layer 'blocks.0.0'.*at most 64",
         ),
         ("sweeper launch --grid rank_0.toml", "lora.rank must be a whole number of at least 1, got 0"),
         ("sweeper launch --grid unknown_key.toml", "no hyperparameter named 'rnak'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from advisor.emit.job import EPOCHS, LOW_RANK, MAX_TOKENS, WARMUP, Job, header, modules, require, to_yaml, whole
+from advisor.emit.job import EPOCHS, LOW_RANK, WARMUP, Job, header, modules, require, to_yaml, whole
 
 
 def emit(job: Job) -> str:
@@ -24,7 +24,7 @@ def emit(job: Job) -> str:
         "base_model": job.model or "YOUR_MODEL",
         "datasets": [{"path": job.data or "YOUR_DATA.csv", "ds_type": "csv", "type": form}],
         "output_dir": "adapted",
-        "sequence_len": MAX_TOKENS,
+        "sequence_len": job.tokens,
         "learning_rate": job.lr,
         "lr_scheduler": "linear",
         "warmup_ratio": WARMUP,

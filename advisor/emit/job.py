@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.feasible import BATCH_SIZE
+from advisor.feasible import BATCH_SIZE, SEQ_LEN
 from advisor.recommend import Candidate
 from advisor.situation import Situation
 
@@ -16,8 +16,6 @@ WARMUP = 0.06
 """Share of the steps that our own trials warm up for, before the rate falls linearly to zero (`TrainArgs`)."""
 EPOCHS = 3
 """Passes over the rows, where neither trials nor the literature say how long to train."""
-MAX_TOKENS = 512
-"""Of a row: what `advisor recommend` assumes where it says what fits."""
 LOW_RANK = ("lora", "qlora")
 TRAINING = frozenset({"lr", "steps", "epochs", "batch_size", "weight_decay"})
 # Ours, where a tool need not know of them: they change how something is computed, not what.
@@ -98,6 +96,11 @@ class Job:
         need = self.candidate.need
         at_once = min(batch, need.rows) if need is not None else batch
         return at_once, math.ceil(batch / at_once)
+
+    @property
+    def tokens(self) -> int:
+        """Of a row, at which it is cut: as the memory was counted."""
+        return self.situation.seq_len or SEQ_LEN
 
     @property
     def checkpointing(self) -> bool:

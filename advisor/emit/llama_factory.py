@@ -8,7 +8,6 @@ from typing import Any
 from advisor.emit.job import (
     EPOCHS,
     LOW_RANK,
-    MAX_TOKENS,
     WARMUP,
     CannotSayError,
     Job,
@@ -39,7 +38,7 @@ def emit(job: Job) -> str:
         "dataset_dir": ".",
         "dataset": DATA,
         "template": "default",
-        "cutoff_len": MAX_TOKENS,
+        "cutoff_len": job.tokens,
         "output_dir": "adapted",
         "learning_rate": job.lr,
         "lr_scheduler_type": "linear",

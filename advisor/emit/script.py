@@ -10,7 +10,6 @@ from advisor.emit.peft import STRATEGIES as OF_PEFT
 from advisor.emit.peft import config
 
 OF_TORCH = ("full", "feature_extraction", "bitfit", "partial_unfreeze")
-MAX_TOKENS = 256
 
 TEMPLATE = """
 import argparse, csv, random
@@ -103,7 +102,7 @@ def emit(job: Job) -> str:
         weight_decay=job.weight_decay,
         warmup=WARMUP,
         epochs=job.settings.get("epochs", EPOCHS),
-        max_tokens=MAX_TOKENS,
+        max_tokens=job.tokens,
         batch=at_once * summed,
         at_once=at_once,
         step=_step(at_once, summed),

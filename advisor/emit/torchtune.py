@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from advisor.emit.job import EPOCHS, LOW_RANK, MAX_TOKENS, WARMUP, CannotSayError, Job, header, require, to_yaml
+from advisor.emit.job import EPOCHS, LOW_RANK, WARMUP, CannotSayError, Job, header, require, to_yaml
 
 LAYERS = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
 FEW_STEPS = 10
@@ -42,14 +42,14 @@ class Builder:
         module, name = self.function.split(".")
         return f"torchtune.models.{module}.{'lora_' * lora}{name}"
 
-    def tokenizer(self, folder: str) -> dict[str, Any]:
-        """Return its tokenizer."""
+    def tokenizer(self, folder: str, tokens: int) -> dict[str, Any]:
+        """Return its tokenizer, which cuts rows at so many tokens."""
         function = "llama3.llama3_tokenizer" if self.is_llama else "qwen2_5.qwen2_5_tokenizer"
         return {
             "_component_": f"torchtune.models.{function}",
             "path": f"{folder}/original/tokenizer.model" if self.is_llama else f"{folder}/vocab.json",
             **({} if self.is_llama else {"merges_file": f"{folder}/merges.txt"}),
-            "max_seq_len": MAX_TOKENS,
+            "max_seq_len": tokens,
         }
 
     def checkpoint(self, folder: str) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def emit(job: Job) -> str:
     content: dict[str, Any] = {
         "output_dir": "adapted",
         "model": {"_component_": builder.model(low_rank), **(_lora(job) if low_rank else {})},
-        "tokenizer": builder.tokenizer(folder),
+        "tokenizer": builder.tokenizer(folder, job.tokens),
         "checkpointer": builder.checkpoint(folder),
         "resume_from_checkpoint": False,
         "dataset": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from advisor.emit.job import EPOCHS, LOW_RANK, MAX_TOKENS, WARMUP, Job, header, modules, require, to_yaml, whole
+from advisor.emit.job import EPOCHS, LOW_RANK, WARMUP, Job, header, modules, require, to_yaml, whole
 
 
 def emit(job: Job) -> str:
@@ -24,7 +24,7 @@ def emit(job: Job) -> str:
         "per_device_train_batch_size": at_once,
         "gradient_accumulation_steps": summed,
         "gradient_checkpointing": job.checkpointing,
-        "max_length": MAX_TOKENS,
+        "max_length": job.tokens,
         "bf16": job.bf16,
     }
     if "steps" in job.settings:

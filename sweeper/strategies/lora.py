@@ -91,8 +91,8 @@ class Lora:
         paths = model.targets(self.targets)
         ranks = [member.rank for member in members]
         principal = [member.init == "pissa" for member in members]
+        check_rank("lora", {path: model.get(path) for path in paths}, max(ranks), each=any(principal))
         for path in paths:
-            check_rank("lora", path, model.get(path), max(ranks))
             if (any(principal) or self.dora or self.form == "parametrized") and not is_full(model.get(path)):
                 raise ValueError(
                     f"lora.init 'pissa', lora.dora and lora.form 'parametrized' need the whole weight, and {path!r} is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,13 @@ def is_full(layer: nn.Module) -> bool:
     return not isinstance(layer, nn.Conv2d) or (layer.groups == 1 and layer.padding_mode == "zeros")
 
 
-def check_rank(strategy: str, path: str, layer: nn.Module, rank: int) -> None:
-    """Raise ValueError where a rank is larger than the layer's own."""
+def check_rank(strategy: str, layers: Mapping[str, nn.Module], rank: int, each: bool = False) -> None:
+    """Raise ValueError where a rank is larger than the largest layer's own, or with ``each`` than any layer's.
+
+    A thin layer among others, such as the first of a table of two columns, is no reason to refuse: its update has more
+    parameters than it needs, as with peft, and can be the same functions.
+    """
+    path, layer = (min if each else max)(layers.items(), key=lambda item: min(fan_in_out(item[1])))
     inputs, outputs = fan_in_out(layer)
     if rank > min(inputs, outputs):
         raise ValueError(

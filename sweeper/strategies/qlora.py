@@ -69,8 +69,7 @@ class Qlora:
             raise model.not_applicable("qlora", "this model has no linear layer inside its blocks to keep in 4 bits")
         paths = model.targets(self.targets)
         ranks = [member.rank for member in members]
-        for path in paths:
-            check_rank("qlora", path, model.get(path), max(ranks))
+        check_rank("qlora", {path: model.get(path) for path in paths}, max(ranks))
         check_available(next(model.network.parameters()).device.type)
 
         for path in linears:

@@ -104,6 +104,22 @@ def test_memory_that_was_counted_is_memory_that_is_used() -> None:
     assert found["bf16"] is True
 
 
+def test_rows_are_as_long_as_was_said() -> None:
+    asked = Situation(model_params=7e9, modality="text", compute="low")
+    usual, longer = (recommend(replace(asked, seq_len=n), SHIPPED) for n in (None, 2048))
+    for first, second in zip(usual.candidates, longer.candidates, strict=True):
+        if first.need and second.need:
+            assert second.need.memory_bytes.mean > first.need.memory_bytes.mean
+            assert "2048 tokens" in second.need.under
+    names = {"trl": "max_length", "axolotl": "sequence_len", "llama-factory": "cutoff_len"}
+    for tool, name in names.items():
+        found = [yaml.safe_load(emit(answer, tool))[name] for answer in (usual, longer)]
+        assert found == [512, 2048]
+    assert yaml.safe_load(emit(longer, "torchtune"))["tokenizer"]["max_seq_len"] == 2048
+    with pytest.raises(ValueError, match="2,048 tokens are of texts, and the rows are image"):
+        replace(asked, modality="image", seq_len=2048)
+
+
 def test_no_text_of_a_fitted_file_leaves_its_comment() -> None:
     first = replace(LARGE.candidates[0], settings_from="nice\nbase_model: evil\u2028x: y")
     for tool in ("trl", "axolotl", "llama-factory", "torchtune", "script"):

@@ -26,6 +26,7 @@ from advisor.race import FEWEST_SEEDS, LEAST_SEEDS, Race, Round, Score
 from advisor.recommend import Candidate, Estimate, recommend
 from advisor.situation import Situation
 from sweeper.command import run as run_command
+from sweeper.models.tokens import MAX_TOKENS
 from sweeper.own_data import defaults
 from sweeper.results import Contents, ResultsStore
 from sweeper.spec import Status
@@ -120,9 +121,22 @@ def test_rows_answer_what_they_can(ask: Asking) -> None:
     assert json.loads(out)["situation"]["n_train"] == 40, "what is said outright comes first"
 
 
+def test_memory_is_that_of_texts_as_trials_cut_them_or_as_was_said(ask: Asking, place: Path) -> None:
+    rows = {"text": [f"a film of {n} hours" for n in range(60)], "label": ["long", "short"] * 30}
+    pd.DataFrame(rows).to_csv("texts.csv", index=False)
+    for more, tokens in (((), MAX_TOKENS), (("--seq-len", "100"), 100)):
+        code, out, err = ask("recommend", "--data", "texts.csv", *more)
+        assert code == 0, err
+        assert {int(n) for n in re.findall(r"(\d+)\s+tokens\s+at\s+once", out)} == {tokens}
+    code, out, err = ask("recommend", "--data", "texts.csv", "--emit", "script")
+    assert code == 0, err
+    assert "max_length=512" in out, "another tool does not cut where ours does"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
+        ("--data it.csv --seq-len 100", "100 tokens are of texts, and the rows are tabular: leave one out"),
         ("--data it.csv --modality text", "--modality text contradicts it.csv, whose rows are tabular"),
         ("--data it.csv --large-model", "a large model contradicts 6,754 parameters"),
         ("--data it.csv --data-size large", "large data contradicts 91 rows"),

@@ -114,7 +114,7 @@ tasks = ["digits_shifted"]
 colour = 3
 [[strategies]]
 name = "lora"
-rank = 64
+rank = 65
 [[strategies]]
 name = "loar"
 [[strategies]]
@@ -144,7 +144,7 @@ def test_validate(called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for begins, says in (
         ("smoke", "ok, grid"),
         ("bad.toml", "no key named 'colour'"),
-        ("bad.toml", "lora.rank 64 is larger than the layer"),
+        ("bad.toml", "lora.rank 65 is larger than the layer"),
         ("bad.toml", "no strategy named 'loar'. Did you mean 'lora'?"),
         ("bad.toml", "no model named 'mpl'. Did you mean 'mlp'?"),
         ("torn.toml", "Expected"),

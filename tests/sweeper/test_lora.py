@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sweeper.models.base import generators
+from sweeper.models.base import LoadedModel, generators
 from sweeper.strategies import STRATEGIES
 from sweeper.strategies.low_rank import LowRank, MemberDropout
 from tests import small
@@ -259,6 +259,24 @@ def test_parametrized_it_trains_as_it_does_beside_the_layer(model: str, variant:
         base_weight = layer.base.weight
         assert layer.wide.parametrizations["weight"].original is base_weight, "shared, not copied"  # type: ignore[index,union-attr]
         assert layer.wide.weight.shape == (3, *base_weight.shape)  # type: ignore[union-attr,misc]
+
+
+def test_a_thin_layer_among_others_takes_the_rank_of_all() -> None:
+    def of_two_columns() -> LoadedModel:
+        model = small.model("mlp", [0])
+        model.replace("blocks.0.0", nn.Linear(2, 64))
+        return model
+
+    model, lora = of_two_columns(), STRATEGIES["lora"](rank=8)
+    next(lora.adapt(model, [lora]))
+    layer = model.get("blocks.0.0")
+    _, a, b = in_peft(nn.Linear(2, 64), 8, 16.0)
+    assert isinstance(layer, LowRank)
+    assert layer.own_params(0) == a.numel() + b.numel()
+    assert model.network(torch.randn(5, 2)).shape == (5, 10)
+    pissa = STRATEGIES["lora"](rank=3, init="pissa")
+    with pytest.raises(ValueError, match=r"lora.rank 3 is larger than the layer 'blocks.0.0' \(2 inputs"):
+        next(pissa.adapt(of_two_columns(), [pissa]))
 
 
 def test_a_grouped_convolution_takes_plain_lora_only() -> None:

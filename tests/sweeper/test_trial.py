@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -408,3 +409,25 @@ def test_heads_on_kept_activations_train_together_unmeasured(monkeypatch: pytest
         specs = [small.spec(strategy, lr=lr) for lr in (1e-3, 1e-2, 1e-1)]
         assert [len(rows) for rows in trial.run_planned(specs, {})] == sizes
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("error", [trial._SlowerTogetherError, MemoryError])
+def test_what_trains_in_parts_has_the_memory_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    class Network:
+        """What the whole pack had loaded."""
+
+    def run(specs: Sequence[TrialSpec], *args: object) -> list[Any]:
+        if len(specs) > 1:
+            network = Network()
+            held.append(weakref.ref(network))
+            raise error
+        assert [own() for own in held] == [None] * len(held)
+        return [*specs]
+
+    held: list[weakref.ref[Network]] = []
+    monkeypatch.setattr(trial, "_run", run)
+    specs = [small.spec("full", lr=lr) for lr in (1e-3, 1e-2, 1e-1)]
+    assert list(trial.run_planned(specs, {})) == [[spec] for spec in specs]
+    assert held
