@@ -26,13 +26,16 @@ def kind_of(pack: Sequence[TrialSpec]) -> str:
 def alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], found: Mapping[str, Pace]) -> Pace:
     """Return the pace of a pack that was not rehearsed, from those that were.
 
-    That of its strategy on another task, as much slower as the task is: by its test rows and points of the curve.
+    That of its strategy on another task, as much slower as the task is: by its test rows and points of the curve. Of a
+    strategy that was not rehearsed at all: that of the one whose steps take longest, and the most memory.
     """
     first = pack[0]
 
-    def near(name: str) -> tuple[bool, ...]:
-        own = packs[name][0]
-        return own.model == first.model, own.strategy == first.strategy, own.hparams == first.hparams
+    def near(name: str) -> tuple[float, ...]:
+        own, pace = packs[name][0], found[name]
+        strategy = own.strategy == first.strategy
+        shared = own.model == first.model, strategy, strategy and own.hparams == first.hparams
+        return *shared, pace.step / pace.members
 
     if not found:
         return Pace(members=1)
@@ -42,7 +45,7 @@ def alike(pack: Sequence[TrialSpec], packs: Mapping[str, Sequence[TrialSpec]], f
     ]
     if not on_task:
         return by_strategy
-    one = min(on_task, key=lambda pace: abs(pace.members - by_strategy.members))
+    one = min(on_task, key=lambda pace: (abs(pace.members - by_strategy.members), -pace.row_peak_bytes))
     slower = (one.row / by_strategy.row) if one.row and by_strategy.row else 1.0
     return replace(one, members=by_strategy.members, step=by_strategy.step * slower)
 

@@ -22,9 +22,11 @@ from sweeper.trial import one_line
 from sweeper.tune import connected, gpus_for, packs_of, workers_for
 
 MOST_SECONDS = 90.0
-"""No rehearsal starts after this long; what is not rehearsed is estimated from what is alike."""
+"""So long after the end of the first rehearsal, which may make a source model, others start; what is not rehearsed is
+estimated from what is alike."""
 AROUND = 3.5
 """Seconds of a CPU for what is before and after: the interpreter's and Tune's start, Ray's end, table and picture."""
+HEADS = "feature_extraction"
 LEAST_SHARE = 0.2
 ROW_BYTES = 4000
 TIME_BAND, MEMORY_BAND = (0.75, 1.35), (0.87, 1.15)
@@ -208,12 +210,12 @@ def _rehearsed(
     packs: Mapping[str, Sequence[TrialSpec]], actors: Sequence[Any], planned: bool
 ) -> Iterator[tuple[str, Pace | str]]:
     """Yield kinds with their pace, or why they fail; those first that tell most of others."""
-    until = time.monotonic() + MOST_SECONDS
+    until: float | None = None
     names = iter(_in_turn(packs))
     busy: dict[Any, tuple[str, Any]] = {}
     idle = [*actors]
     while True:
-        while idle and time.monotonic() < until and (name := next(names, None)) is not None:
+        while idle and (until is None or time.monotonic() < until) and (name := next(names, None)) is not None:
             actor = idle.pop()
             specs = [spec.to_dict() for spec in packs[name]]
             busy[actor.pace.remote(specs, planned)] = (name, actor)
@@ -221,6 +223,7 @@ def _rehearsed(
             return
         (ready, *_), _ = ray.wait([*busy], num_returns=1)
         name, actor = busy.pop(ready)
+        until = until or time.monotonic() + MOST_SECONDS
         try:
             yield name, ray.get(ready)
             idle.append(actor)
@@ -229,7 +232,10 @@ def _rehearsed(
 
 
 def _in_turn(packs: Mapping[str, Sequence[TrialSpec]]) -> list[str]:
-    """Return kinds, those first whose strategy with its settings, or whose task, is new for a model."""
+    """Return kinds, those first whose strategy with its settings, or whose task, is new for a model.
+
+    Of these, heads alone come last: they take least, and say least of others.
+    """
     known: set[tuple[object, ...]] = set()
     early: list[str] = []
     late: list[str] = []
@@ -237,7 +243,7 @@ def _in_turn(packs: Mapping[str, Sequence[TrialSpec]]) -> list[str]:
         new = {(first.model, first.strategy, str(first.hparams)), (first.model, first.task, first.n_train)} - known
         known |= new
         (early if new else late).append(name)
-    return early + late
+    return sorted(early, key=lambda name: packs[name][0].strategy == HEADS) + late
 
 
 def _disk(

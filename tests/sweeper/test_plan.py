@@ -15,6 +15,7 @@ from sweeper.day import A_PACK, Day, alike, kind_of
 from sweeper.grid import load_grid
 from sweeper.machine import tree_bytes
 from sweeper.pack import make_packs
+from sweeper.plan import _in_turn
 from sweeper.rehearse import Pace, Rehearsal, points
 from sweeper.trial import run_pack
 from tests.conftest import Called
@@ -85,6 +86,9 @@ def test_what_was_not_rehearsed_is_as_slow_as_its_strategy_on_its_task(tmp_path:
     found = {lora: Pace(members=4, step=1.0, row=0.1, fixed=5.0), heads: Pace(members=2, step=0.3, row=0.2, fixed=7.0)}
     guess = alike(packs[unseen], packs, found)
     assert (guess.members, guess.step, guess.fixed) == (4, 2.0, 7.0), "twice as slow a task"
+    full = [replace(spec, strategy="full", hparams={}) for spec in packs[lora]]
+    assert alike(full, packs, found) == found[lora], "of a strategy that nobody has seen the most is feared"
+    assert [packs[kind][0].strategy for kind in _in_turn(packs)][-2:] == ["feature_extraction"] * 2
 
 
 def test_the_command_tells_trials_time_memory_and_disk_and_what_does_not_fit(
