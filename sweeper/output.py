@@ -12,9 +12,9 @@ def place_of(name: str | Path) -> Path:
     """Return where a file is to be written.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: there is no such folder, or the name is empty.
     """
-    path = Path(name)
+    path = _named(Path(name))
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into: make it first")
     return path
@@ -30,9 +30,16 @@ def place_of_page(name: str | Path) -> Path:
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a file to write beside a path, which takes its place once all of it is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _named(path).with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _named(path: Path) -> Path:
+    """Return a path that names a file; ValueError where it names none."""
+    if not path.name:
+        raise ValueError(f"{str(path)!r} is no name of a file to write: give one in a folder, such as ./NAME")
+    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import shlex
@@ -72,6 +71,8 @@ def submit(context: click.Context, address: str, install: bool, no_wait: bool) -
     if no_wait:
         return
     try:
+        import asyncio  # longer than the rest of `--help`
+
         asyncio.run(_follow(client, job))
     except KeyboardInterrupt:
         say(talk, f"The job goes on; `ray job logs {job} --address {address} --follow` shows it again.")

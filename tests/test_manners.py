@@ -21,7 +21,7 @@ from tests import fuzz, small
 from tests.conftest import Called
 
 ROOT = Path(__file__).parent.parent
-START_SECONDS = 0.3
+START_SECONDS, CLICKS = 0.3, 8.0
 
 
 def every(command: click.Command, path: tuple[str, ...]) -> dict[str, click.Command]:
@@ -228,11 +228,16 @@ def test_other_shells_are_told_what_they_ask(
 @pytest.mark.parametrize("line", ["sweeper --help", "advisor --help"])
 def test_help_is_there_at_once(line: str) -> None:
     program = line.split()[0]
-    call = [sys.executable, "-c", f"from {program}.cli import main; main()", "--help"]
-    taken = []
-    for _ in range(3):  # what the processor spent, for other processes may hold it; the first may have to compile
+
+    def spent(*call: str) -> float:  # of the processor, for other processes may hold it
         before = os.times()
-        subprocess.run(call, cwd=ROOT, capture_output=True, check=True)
+        subprocess.run([sys.executable, *call], cwd=ROOT, capture_output=True, check=True)
         after = os.times()
-        taken.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert min(taken) <= START_SECONDS
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    help_, click_ = [], []
+    for _ in range(3):  # the first may have to compile
+        help_.append(spent("-c", f"from {program}.cli import main; main()", "--help"))
+        click_.append(spent("-c", "import click"))
+    # On a slow or busy machine: no more beside the library that every command line here starts with.
+    assert min(help_) <= max(START_SECONDS, CLICKS * min(click_))

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from advisor.cli import cli
-from advisor.contenders import contenders, rates_around
+from advisor.contenders import contender, contenders, rates_around
 from advisor.evidence import PACKAGED, Fitted, load
 from advisor.fit import fit, write
 from advisor.own import OwnRows, Place, read
@@ -250,8 +250,10 @@ def test_rounds_end_with_enough_seeds_and_more_seeds_make_the_interval_narrower(
     assert all_seeds[2] - all_seeds[1] < two_seeds[2] - two_seeds[1]
 
 
-def test_probing_twice_from_nothing_gives_the_same_answer() -> None:
-    # A clock of its own: what is tried depends on the time, what comes of it does not.
+def test_probing_twice_from_nothing_gives_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock of its own, for training too: what is tried depends on the time, what comes of it does not.
+    learn = Pace.learn
+    monkeypatch.setattr(Pace, "learn", lambda pace, pack, seconds, training: learn(pace, pack, seconds, seconds / 2))
     one, other = (as_json(probed(36.0, store, tick=0.1)) for store in ("one", "other"))
     for found in (one, other):
         for candidate in found["candidates"]:
@@ -416,9 +418,9 @@ def test_contenders_fit_the_model_and_others_are_left_out_with_the_reason() -> N
     field, left_out = contenders(recommend(known(own, similar=False), NOTHING), own.place)
     by_name = {contender.strategy: contender for contender in field}
     assert [*by_name] == ["partial_unfreeze", "full", "feature_extraction", "lora"]
-    assert by_name["lora"].hparams["rank"] == 4, (
-        "16 is the literature's; the first layer takes no more than its six features"
-    )
+    assert "rank" not in by_name["lora"].hparams, "eight, its default, is more than six features, and no more than 64"
+    large = replace(recommend(known(own), NOTHING).candidates[0], strategy="lora", settings={"rank": 128})
+    assert contender("lora", large, own.place).hparams == {"rank": 32}, "the layers are up to 64 wide"
     assert not left_out
     asked = Situation(large=True, compute="low")
     field, left_out = contenders(recommend(asked, NOTHING), own.place)
