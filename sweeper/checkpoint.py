@@ -115,7 +115,7 @@ def forget(folder: Path, done: Collection[str]) -> None:
 def tensors_of(
     model: LoadedModel, base: LoadedModel, optimizer: MemberAdamW, losses: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Return copies of all that training has changed.
+    """Return all that training has changed, to be written before a further step.
 
     Args:
         model: The pack.
@@ -132,7 +132,13 @@ def tensors_of(
             found[f"rng/{name}/{number}"] = rng.get_state()
     if losses:
         found["losses"] = torch.stack(list(losses))
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()}
+    return {name: _in_main_memory(tensor.detach()) for name, tensor in found.items()}
+
+
+def _in_main_memory(tensor: Tensor) -> Tensor:
+    """Return the tensor itself where it can be written as it lies, without a copy that may be as large as a model."""
+    alone = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes  # safetensors wants that
+    return tensor if alone and tensor.device.type == "cpu" else tensor.to("cpu", copy=True).contiguous()
 
 
 @torch.no_grad()

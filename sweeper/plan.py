@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,6 @@ def plan(
     lost = {name for name, _ in troubles}
     paces = {name: found.get(name) or alike(first, firsts, found) for name, first in firsts.items() if name not in lost}
     device = max((size for _, size, _ in about), default=0)
-    paces = {name: _with_checkpoint(pace, firsts[name][0].train.steps, device > 0) for name, pace in paces.items()}
     made = {(one.model, one.task, one.n_train, one.seed) for one in (firsts[name][0] for name in found)}
     day = Day(paces, workers, start, made)
     for pack in packs:
@@ -205,14 +204,6 @@ def plan(
         ),
         does_not_fit=tuple(_too_little(memory, device or free, "GPU memory" if device else "memory", disk, folder)),
     )
-
-
-def _with_checkpoint(pace: Pace, steps: int, on_device: bool) -> Pace:
-    """Return a pace with the memory in which its checkpoint is made, if it trains long enough to have one."""
-    if steps * pace.step <= EVERY:
-        return replace(pace, checkpoint_bytes=0)
-    copies = 0 if on_device else pace.checkpoint_bytes  # those of a device's weights are not on it
-    return replace(pace, row_peak_bytes=pace.row_peak_bytes + copies, peak_bytes=pace.peak_bytes + copies)
 
 
 def _rehearsed(
@@ -271,7 +262,8 @@ def _disk(
             continue
         sources[first.model, first.task, first.seed] = pace.source_bytes
         weights += len(pack) * pace.saved_bytes
-        checkpoints = max(checkpoints, pace.checkpoint_bytes * workers)
+        if first.train.steps * pace.step > EVERY:
+            checkpoints = max(checkpoints, pace.checkpoint_bytes * workers)
     found = {"rows": ROW_BYTES * len(trials), "source models": sum(sources.values()), "checkpoints": checkpoints}
     return {**found, **({"weights": weights} if keep_weights else {})}
 

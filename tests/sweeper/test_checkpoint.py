@@ -80,6 +80,16 @@ def test_training_that_was_interrupted_twice_comes_to_the_same_end(
         assert other.train_flops == pytest.approx(one.train_flops, rel=0.2)  # not the first step of all again
 
 
+def test_weights_are_written_as_they_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    last: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(checkpoint, "EVERY", -1.0)
+    monkeypatch.setattr(checkpoint, "write", lambda file, trials, state: last.update(state.tensors))
+    kept = (checkpoint.file_for(tmp_path, IDS), IDS)
+    model, _ = train_some("tiny_transformer", "full", [0, 1, 2], [0, 0, 0], None, kept)
+    for name, parameter in model.network.named_parameters():
+        assert last[f"network/{name}"].data_ptr() == parameter.data_ptr(), f"{name} was copied"
+
+
 def test_what_is_damaged_or_another_packs_is_as_if_it_were_not_there(tmp_path: Path) -> None:
     file = checkpoint.file_for(tmp_path, IDS)
     assert checkpoint.read(file, IDS) is None

@@ -15,7 +15,7 @@ from sweeper.day import A_PACK, Day, alike, kind_of
 from sweeper.grid import load_grid
 from sweeper.machine import tree_bytes
 from sweeper.pack import make_packs
-from sweeper.plan import _in_turn, _with_checkpoint
+from sweeper.plan import _disk, _in_turn
 from sweeper.rehearse import Pace, Rehearsal, points
 from sweeper.trial import run_pack
 from tests.conftest import Called
@@ -91,12 +91,12 @@ def test_what_was_not_rehearsed_is_as_slow_as_its_strategy_on_its_task(tmp_path:
     assert [packs[kind][0].strategy for kind in _in_turn(packs)][-2:] == ["feature_extraction"] * 2
 
 
-def test_a_checkpoint_takes_memory_where_there_will_be_one() -> None:
-    pace = Pace(members=1, step=1.0, row_peak_bytes=100, peak_bytes=200, checkpoint_bytes=30)
-    long, short, gpu = (_with_checkpoint(pace, *how) for how in ((61, False), (60, False), (61, True)))
-    assert (long.row_peak_bytes, long.peak_bytes, long.checkpoint_bytes) == (130, 230, 30)
-    assert (short.row_peak_bytes, short.peak_bytes, short.checkpoint_bytes) == (100, 200, 0)
-    assert (gpu.row_peak_bytes, gpu.peak_bytes, gpu.checkpoint_bytes) == (100, 200, 30)
+def test_a_checkpoint_takes_disk_where_there_will_be_one(grid: Path) -> None:
+    trials = load_grid(str(grid)).trials
+    packs = make_packs(trials, 4)
+    for step, bytes_ in ((0.3, 0), (0.31, 60)):
+        paces = {kind_of(pack): Pace(members=1, step=step, checkpoint_bytes=30) for pack in packs}
+        assert _disk(trials, packs, paces, False, 2)["checkpoints"] == bytes_, f"200 steps of {step} s, 2 workers"
 
 
 def test_the_command_tells_trials_time_memory_and_disk_and_what_does_not_fit(
