@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advisor.own import Place
+from sweeper.answers import predict
 from sweeper.facts import task_facts
 from sweeper.pack import make_packs
 from sweeper.provenance import code, environment
@@ -15,7 +16,7 @@ from sweeper.results import ResultsStore
 from sweeper.spec import Status, TrialResult, TrialSpec
 from sweeper.sweep import done
 from sweeper.tasks import find_task
-from sweeper.train import CURVE_POINTS, predict
+from sweeper.train import CURVE_POINTS
 from sweeper.trial import run_pack, untrained
 
 GRID = "probe"

@@ -24,5 +24,5 @@ def digest_of(start: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256(start.encode())
     for name, value in tensors:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

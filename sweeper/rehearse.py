@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 
 from sweeper import planner
+from sweeper.allocator import PeakMemory
+from sweeper.answers import predict, score, test_scores
 from sweeper.cache import cache_folder
 from sweeper.facts import task_facts
 from sweeper.machine import held_bytes
@@ -19,8 +21,8 @@ from sweeper.members import CannotPackError
 from sweeper.models import LoadedModel
 from sweeper.spec import TrialSpec
 from sweeper.tasks import Split, TaskData, find_task
-from sweeper.train import CURVE_POINTS, predict, score, train_pack
-from sweeper.trial import PeakMemory, answer_flops, row_flops, strategy_of, test_scores, untrained
+from sweeper.train import CURVE_POINTS, train_pack
+from sweeper.trial import answer_flops, row_flops, strategy_of, untrained
 from sweeper.work import GENERATION
 
 LEAST_STEPS, MOST_STEPS = 6, 24

@@ -6,32 +6,30 @@ import contextlib
 import math
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from sweeper import checkpoint
+from sweeper.answers import Predicted, predict
+from sweeper.draws import Draws
 from sweeper.flops import FlopCounter
 from sweeper.leave import smaller
 from sweeper.members import member_of
 from sweeper.metrics import METRICS
-from sweeper.models.base import LoadedModel, generators
+from sweeper.models.base import LoadedModel
 from sweeper.optim import MemberAdamW
-from sweeper.prefix import Prefix, find_prefix
+from sweeper.prefix import find_prefix
 from sweeper.spec import TrainArgs
 from sweeper.strategies.base import Stage, Strategy, check_needs
 from sweeper.tasks.base import Split
-from sweeper.work import GENERATION, IGNORED, REGRESSION, TAGGING, WORK
 
 CURVE_POINTS = 6
-EVAL_ROWS = 512
 
 
 @dataclass
@@ -60,101 +58,6 @@ class Trained:
     """Where in the trained pack it is; ``None`` if the pack became smaller when it left."""
 
 
-def batches(n: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Yield shuffled row numbers, batch after batch, without end.
-
-    Every row appears once in each pass over the data; the last batch of a pass may be short.
-
-    Yields:
-        Row numbers of shape ``(batch,)``, at most ``batch_size`` of them.
-    """
-    while True:
-        yield from torch.randperm(n, generator=rng).split(batch_size)
-
-
-class Draws:
-    """The next rows of any split, for all members together (`sweeper.strategies.base.Draw`).
-
-    Args:
-        splits: Name -> one split a member, all of one length.
-        batch_size: Rows a member gets at most.
-        seeds: One a member; each draws its own order.
-        device: Where the rows are put.
-    """
-
-    def __init__(
-        self, splits: Mapping[str, Sequence[Split]], batch_size: int, seeds: Sequence[int], device: torch.device
-    ) -> None:
-        self.splits, self.batch_size, self.seeds, self.device = splits, batch_size, seeds, device
-        self.orders: dict[tuple[str, float], list[Iterator[Tensor]]] = {}
-        self.prefix: Prefix | None = None
-        self.to_come = 0
-        """How many rows all members will still get: what the activations of a split are worth."""
-        self.kept = {*splits}
-        """Splits whose activations may be kept."""
-        self.rows = 0
-        """How many rows a member has got."""
-        self.drawn: Counter[tuple[str, float]] = Counter()
-        """How many batches came from which share of which split."""
-
-    def __call__(self, split: str, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Return inputs ``(members * batch, ...)`` and labels ``(members, batch)``."""
-        own = self.splits[split]
-        if (split, share) not in self.orders:
-            self.orders[split, share] = self._streams(split, share)
-        picks = [next(order) for order in self.orders[split, share]]
-        self.drawn[split, share] += 1
-        x = torch.cat([rows.x[pick] for rows, pick in zip(own, picks, strict=True)]).to(self.device)
-        y = torch.stack([rows.y[pick] for rows, pick in zip(own, picks, strict=True)])
-        if self.prefix is not None and split in self.kept and self.to_come >= len(own[0]):
-            kept = [self.prefix.of(rows) for rows in own]
-            parts = [rows[pick] for rows, pick in zip(kept, picks, strict=True) if rows is not None]
-            if len(parts) == len(kept):
-                self.prefix.remember(x, torch.cat(parts).to(self.device))
-        self.rows += len(picks[0])
-        return x, y.to(self.device)
-
-    def skip(self, split: str, share: float, batches: int) -> None:
-        """Draw so many batches and give them to nobody."""
-        self.orders[split, share] = self._streams(split, share)
-        for order in self.orders[split, share]:
-            for _ in range(batches):
-                next(order)
-        self.drawn[split, share] = batches
-
-    def keep(self, members: Sequence[int]) -> None:
-        """Draw for some of the members only, each going on where it was."""
-        self.splits = {name: [own[k] for k in members] for name, own in self.splits.items()}
-        self.seeds = [self.seeds[k] for k in members]
-        self.orders = {what: [streams[k] for k in members] for what, streams in self.orders.items()}
-
-    def _streams(self, split: str, share: float) -> list[Iterator[Tensor]]:
-        # Seeds of their own for all but the ordinary stream, whose numbers stored trials depend on.
-        purpose = "order" if (split, share) == ("train", 1.0) else f"order/{split}/{share}"
-        rngs = generators(self.seeds, purpose)
-        samples = [stratified_share(rows.y, share) for rows in self.splits[split]]
-        return [
-            map(sample.__getitem__, batches(len(sample), self.batch_size, rng))
-            for sample, rng in zip(samples, rngs, strict=True)
-        ]
-
-
-def stratified_share(y: Tensor, share: float) -> Tensor:
-    """Return the numbers of a share of the rows, at least one: of each class its first ones, about that share.
-
-    Where a row has more than one label, or a number for one, the first rows.
-    """
-    wanted = max(1, round(share * len(y)))
-    order = torch.arange(len(y))
-    if wanted < len(y) and y.dim() == 1 and not y.is_floating_point():
-        rank = torch.empty(len(y))
-        for label in y.unique():
-            mine = y == label
-            rank[mine] = (torch.arange(int(mine.sum())) + 0.5) / mine.sum()
-        order = rank.argsort(stable=True)
-    return order[:wanted]
-
-
 def schedule(step: int, train: TrainArgs) -> float:
     """Return the factor on the learning rate at a step, counted from 0."""
     warmup = max(1, round(train.warmup * train.steps))
@@ -166,77 +69,6 @@ def schedule(step: int, train: TrainArgs) -> float:
 def stage_steps(shares: float, done: int, steps: int) -> int:
     """Return how many steps a stage has whose end lies at ``shares`` of the budget."""
     return round(shares * steps) - done
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What one member says of a split.
-
-    Attributes:
-        true: As `sweeper.metrics.Metric.compute` takes it: class numbers, numbers, or rows of tag names; for
-            generation the ids of the answers' tokens.
-        predicted: The same as the model has it; for generation the loss of each of those tokens.
-        confidence: For classification, the probability of the predicted class.
-        loss: Mean over rows, or over tokens.
-    """
-
-    true: list[Any]
-    predicted: list[Any]
-    confidence: list[float]
-    loss: float
-
-
-def predict(model: LoadedModel, splits: Sequence[Split]) -> list[Predicted]:
-    """Return what each member says of its own split; all splits have the same length."""
-    work = WORK[model.work]
-    device = next(model.network.parameters()).device
-    # A language model puts out its whole vocabulary for each token.
-    rows = max(1, EVAL_ROWS // (16 if model.work == GENERATION else 1) // len(splits))
-    parts = []
-    activations = [] if model.prefix is None else [model.prefix.of(split) for split in splits]
-    # Scored rows must not enter running statistics, nor be dropped out.
-    training = [module for module in model.network.modules() if module.training]
-    model.network.eval()
-    with torch.inference_mode():
-        for start in range(0, len(splits[0]), rows):
-            x = torch.cat([split.x[start : start + rows] for split in splits]).to(device)
-            y = torch.stack([split.y[start : start + rows] for split in splits])
-            some = [own[start : start + rows] for own in activations if own is not None]
-            if model.prefix is not None and len(some) == len(splits):
-                model.prefix.remember(x, torch.cat(some).to(device))
-            parts.append(work.keep(model.logits(x), y.to(device)).cpu())
-    for module in training:
-        module.training = True
-    kept = torch.cat(parts, dim=1)
-    # A diverged member answers something, so that the others of its pack are scored; its loss tells.
-    kept[..., :-1].nan_to_num_()
-    return [_predicted(model, split.y, own) for split, own in zip(splits, kept, strict=True)]
-
-
-def _predicted(model: LoadedModel, y: Tensor, kept: Tensor) -> Predicted:
-    """Return what one member says, from labels ``(rows, ...)`` and what was kept ``(rows, ..., k)``."""
-    counted = y != IGNORED
-    losses = kept[..., -1][counted]
-    loss = float(losses.double().mean())
-    if model.work == GENERATION:
-        return Predicted(y[counted].tolist(), losses.tolist(), [], loss)
-    if model.work == TAGGING:
-        names = model.labels or [str(number) for number in range(int(y.max()) + 1)]
-        true, predicted = (
-            [[names[int(number)] for number in row[mask]] for row, mask in zip(found, counted, strict=True)]
-            for found in (y, kept[..., 0])
-        )
-        return Predicted(true, predicted, [], loss)
-    if model.work == REGRESSION:
-        return Predicted(y.tolist(), kept[..., 0].tolist(), [], loss)
-    return Predicted(y.tolist(), kept[..., 0].long().tolist(), kept[..., 1].tolist(), loss)
-
-
-def score(metric: str, model: LoadedModel, splits: Sequence[Split]) -> list[float]:
-    """Return each member's score on its own split."""
-    compute = METRICS[metric].compute
-    assert compute is not None
-    return [compute(member.true, member.predicted) for member in predict(model, splits)]
 
 
 def optimizer_for(model: LoadedModel, stage: Stage, trains: Sequence[TrainArgs]) -> MemberAdamW:

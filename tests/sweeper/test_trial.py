@@ -14,7 +14,9 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from torch import nn
 
-from sweeper import planner, source, trial
+from sweeper import answers, planner, source, trial
+from sweeper.answers import Predicted, predict
+from sweeper.draws import batches
 from sweeper.members import CannotPackError
 from sweeper.metrics import METRICS
 from sweeper.models import MODELS
@@ -23,7 +25,7 @@ from sweeper.pack import make_packs, pack_key
 from sweeper.spec import Status, TrainArgs, TrialSpec
 from sweeper.strategies import STRATEGIES, Stage, hparams_of
 from sweeper.tasks import TASKS, Split, digits
-from sweeper.train import Predicted, batches, predict, schedule, train_pack
+from sweeper.train import schedule, train_pack
 from tests import small
 
 
@@ -54,13 +56,13 @@ def test_the_weak_class_is_the_one_with_most_wrong_validation_rows() -> None:
 
 def test_scores_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
-    original = trial.predict
+    original = answers.predict
 
     def spy(model: object, splits: list[object]) -> list[Predicted]:
         seen[splits[0].x.numpy().tobytes()] = (splits[0], original(model, splits))  # type: ignore[attr-defined, arg-type]
         return seen[splits[0].x.numpy().tobytes()][1]  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(trial, "predict", spy)
+    monkeypatch.setattr(answers, "predict", spy)
     (row,) = trial.run_pack([replace(small.spec("full"), n_train=100)], {})
     test = TASKS[small.TASK].load(0, 100).splits["test"]
     split, (member,) = seen[test.x.numpy().tobytes()]
