@@ -311,7 +311,7 @@ def _run_all(
     reporter.round(trials, rows_of(stored, trials), len(todo))
     progress = SweepProgress(len(todo), talk, reporter=reporter)
     try:
-        if todo:
+        if todo and (until is None or time.time() < until):
             # The last round of a search compares means over seeds: without its worst seeds a mean would flatter.
             last = asked.search != "grid" and len({trial.seed for trial in todo}) > 1
             judge = EarlyStop(asked.early_stop, rows_of(stored, trials)) if asked.early_stop and not last else None

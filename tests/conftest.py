@@ -28,8 +28,10 @@ settings.load_profile("steady")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keep source models in a folder of this session; subprocesses inherit it."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Keep source models in a folder of this session, one for all its workers; subprocesses inherit it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     os.environ["SWEEPER_CACHE"] = str(folder)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from advisor.cli import cli as advisor_cli
 from sweeper.cli import cli as sweeper_cli
 from sweeper.results import ResultsStore
 from tests import small
-from tests.conftest import Command
+from tests.conftest import Called, Command
 from tests.errors import WAY_OUT
 
 BIG_RANK = """
@@ -76,19 +77,28 @@ def workplace(tmp_path: Path) -> Path:
         ("advisor fit", "no results store at 'results'"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(workplace: Path, command: Command, line: str, says: str) -> None:
-    import re
-
+def test_bad_input_is_one_line_and_writes_nothing(
+    workplace: Path, called: Called, monkeypatch: pytest.MonkeyPatch, line: str, says: str
+) -> None:
     before = files(workplace)
-    done = command(*line.split())
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.splitlines()[-1]
+    monkeypatch.chdir(workplace)
+    program, *words = line.split()
+    code, out, error = called(*words, program=program)
+    assert code == 2, error
+    last = error.splitlines()[-1]
     assert last.startswith("Error: ")
     assert re.search(says, last)
     assert WAY_OUT.search(last.removeprefix("Error: ")), "it says what to do"
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert "Traceback" not in error
+    assert out == ""
     assert files(workplace) == before
+
+
+def test_a_mistake_ends_the_process_as_it_ends_a_call(workplace: Path, command: Command) -> None:
+    done = command("sweeper", "show", "--results", "one", "zzz")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: no trial whose id begins with 'zzz'")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path, command: Command) -> None:
