@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils.flop_counter import (
     FlopCounterMode,
+    _FlopCounterMode,
     conv_flop_count,
     sdpa_backward_flop_count,
     sdpa_flop_count,
@@ -23,6 +25,16 @@ class _NoModules(contextlib.nullcontext[None]):
     parents = ("Global",)
 
 
+class _Dispatch(_FlopCounterMode):
+    """torch's own, without the wrapper that imports torch's compiler first: a second, and nothing here is compiled."""
+
+    __torch_dispatch__ = inspect.unwrap(_FlopCounterMode.__torch_dispatch__)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 class FlopCounter(FlopCounterMode):
     """Counts the FLOPs of what runs within it, which computes what it computes without it.
 
@@ -34,6 +46,12 @@ class FlopCounter(FlopCounterMode):
     def __init__(self) -> None:
         super().__init__(display=False, custom_mapping=FORMULAS)
         self.mod_tracker = _NoModules()  # type: ignore[assignment]
+
+    def __enter__(self) -> Self:
+        self.flop_counts.clear()
+        self.mode = _Dispatch(self)
+        self.mode.__enter__()
+        return self
 
 
 def _convolution_backward(grad_out: Shape, x: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:

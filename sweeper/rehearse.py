@@ -22,7 +22,7 @@ from sweeper.models import LoadedModel
 from sweeper.spec import TrialSpec
 from sweeper.tasks import Split, TaskData, find_task
 from sweeper.train import CURVE_POINTS, train_pack
-from sweeper.trial import answer_flops, row_flops, strategy_of, untrained
+from sweeper.trial import answer_flops, described, row_flops, strategy_of, untrained
 from sweeper.work import GENERATION
 
 LEAST_STEPS, MOST_STEPS = 6, 24
@@ -114,16 +114,21 @@ class Rehearsal:
 
     def _pace(self, specs: Sequence[TrialSpec], plan: bool) -> Pace:
         first = specs[0]
+        _, imports = _timed(lambda: [importlib.import_module(name) for name in LATE])
+        known = (first.model, first.task) in self.known
+        self.known.add((first.model, first.task))
+        # What is imported and read is so once, however many source models are made.
+        cold = 0.0 if known else _timed(described, first)[1]
         source_before = _files("source")
         (model, data), load = _timed(untrained, first, [spec.seed for spec in specs])
-        made = _files("source") - source_before
-        cold, source = 0.0, 0.0
-        if (first.model, first.task) not in self.known or made:
-            self.known.add((first.model, first.task))
+        made, source = _files("source") - source_before, 0.0
+        if made or not known:
             again = load
             (model, data), load = _timed(untrained, first, [spec.seed for spec in specs])
-            cold, source = (0.0, again - load) if made else (again - load, 0.0)
-        _, imports = _timed(lambda: [importlib.import_module(name) for name in LATE])
+            if made:
+                source, cold = again - load, max(0.0, cold - load)
+            else:
+                cold += again - 2 * load
 
         metric = find_task(first.task).metric
         planning = 0.0
@@ -140,7 +145,7 @@ class Rehearsal:
         tensors = [p for p in model.network.parameters() if p.requires_grad]
         return replace(
             cost,
-            cold=cold + imports,
+            cold=max(0.0, cold) + imports,
             planning=planning,
             source=source,
             facts=facts,
@@ -185,7 +190,7 @@ class Rehearsal:
             # As many activations are worth keeping as in the whole run, or as few.
             rows = steps * train.batch_size * members
             whole = train.steps * train.batch_size * members < len(split) or len(split) <= rows
-            return split if whole else spread(split, rows)
+            return split if whole else spread(split, rows, members)
 
         base_flops = _timed(row_flops, model.beside(), data)[1]
         memory = PeakMemory(next(model.network.parameters()).device)
@@ -241,9 +246,15 @@ def points(steps: int) -> int:
     return len({round(steps * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)} - {0})
 
 
-def spread(split: Split, rows: int) -> Split:
-    """Return some rows of a split, spread evenly over it."""
-    return split.rows(torch.linspace(0, len(split) - 1, min(rows, len(split))).round().long())
+def spread(split: Split, rows: int, longest: int = 0) -> Split:
+    """Return some rows of a split, spread evenly over it; in place of some its longest text, so many times.
+
+    A batch is as long as its longest text, and needs the memory for it.
+    """
+    chosen = torch.linspace(0, len(split) - 1, min(rows, len(split))).round().long()
+    if split.texts:
+        chosen[:longest] = max(range(len(split)), key=lambda row: len("".join(split.texts[row])))
+    return split.rows(chosen)
 
 
 T = TypeVar("T")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -130,3 +132,13 @@ def test_counting_is_not_in_the_seconds(monkeypatch: pytest.MonkeyPatch) -> None
     _, (trained,) = small.train_some("mlp", "probe_then_full", [0], [0])
     assert trained.train_seconds < 0.5
     assert trained.curve[-1]["seconds"] == trained.train_seconds
+
+
+def test_counting_does_not_import_a_compiler() -> None:
+    program = (
+        "import sys, torch; from sweeper.flops import FlopCounter\n"
+        "with FlopCounter() as counter: torch.ones(2, 3) @ torch.ones(3, 4)\n"
+        "print(counter.get_total_flops(), 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["48", "False"], done.stderr

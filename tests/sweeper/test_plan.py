@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sweeper import plan as planning
 from sweeper.day import A_PACK, Day, alike, kind_of
@@ -16,7 +17,8 @@ from sweeper.grid import load_grid
 from sweeper.machine import tree_bytes
 from sweeper.pack import make_packs
 from sweeper.plan import _disk, _in_turn
-from sweeper.rehearse import Pace, Rehearsal, points
+from sweeper.rehearse import Pace, Rehearsal, points, spread
+from sweeper.tasks.base import Split
 from sweeper.trial import run_pack
 from tests.conftest import Called
 from tests.sweeper.test_status import as_published
@@ -89,6 +91,14 @@ def test_what_was_not_rehearsed_is_as_slow_as_its_strategy_on_its_task(tmp_path:
     full = [replace(spec, strategy="full", hparams={}) for spec in packs[lora]]
     assert alike(full, packs, found) == found[lora], "of a strategy that nobody has seen the most is feared"
     assert [packs[kind][0].strategy for kind in _in_turn(packs)][-2:] == ["feature_extraction"] * 2
+
+
+def test_the_longest_text_is_among_those_that_a_rehearsal_trains_on() -> None:
+    texts = ("a", "a longer text", "b", "c", "d", "e")
+    split = Split(torch.arange(6).reshape(6, 1), torch.zeros(6), texts)
+    assert "a longer text" not in spread(split, 3).texts
+    assert spread(split, 3, 1).texts.count("a longer text") == 1
+    assert spread(split, 3, 2).texts == ("a longer text", "a longer text", "e")
 
 
 def test_a_checkpoint_takes_disk_where_there_will_be_one(grid: Path) -> None:
