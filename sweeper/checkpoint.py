@@ -132,13 +132,15 @@ def tensors_of(
             found[f"rng/{name}/{number}"] = rng.get_state()
     if losses:
         found["losses"] = torch.stack(list(losses))
-    return {name: _in_main_memory(tensor.detach()) for name, tensor in found.items()}
-
-
-def _in_main_memory(tensor: Tensor) -> Tensor:
-    """Return the tensor itself where it can be written as it lies, without a copy that may be as large as a model."""
-    alone = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes  # safetensors wants that
-    return tensor if alone and tensor.device.type == "cpu" else tensor.to("cpu", copy=True).contiguous()
+    written: set[int] = set()
+    for name, tensor in found.items():
+        # As it lies where that can be: a copy may be as large as the model. Of two in one storage one is copied, for
+        # safetensors writes no storage twice.
+        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+        as_it_lies = whole and tensor.device.type == "cpu" and tensor.data_ptr() not in written
+        written.add(tensor.data_ptr())
+        found[name] = tensor.detach() if as_it_lies else tensor.detach().to("cpu", copy=True).contiguous()
+    return found
 
 
 @torch.no_grad()
