@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,23 +81,32 @@ def recommend(
     advisor recommend --data reviews.csv --model minilm
     advisor recommend --data reviews.csv --model minilm --probe 60s
     advisor recommend --large-model --compute low --model meta-llama/Llama-3.2-1B --emit trl --output sft.yaml
+    advisor recommend --data reviews.csv --model minilm --probe 60s --emit sweeper --output grid.toml
     """
-    if tool is not None:
-        emitted(tool, pick, output, fitted, given, {"--probe": budget, "--format json": form == "json"})
-        return
-    if pick is not None or output is not None:
+    if tool is None and (pick is not None or output is not None):
         raise click.UsageError("--pick and --output are for --emit TOOL")
+    if tool is not None and form == "json":
+        raise click.UsageError("--format json is for the answer itself: leave it out, or --emit")
     if budget is not None and given["data_name"] is None:
         raise click.UsageError("--probe trains on your own rows: add --data DATA")
     if folder is not None and budget is None:
         raise click.UsageError("--results is for --probe TIME; an answer reads --fitted FILE")
     path = fitted_path(fitted)
     stored = load(path)
-    question = question_of(given)
+    run_probe = None
     if budget is not None:
-        from advisor.probe_cli import answer_after_probe
+        from advisor.probe_cli import probed
 
-        text, content = answer_after_probe(question, stored, folder or "results", budget)
+        run_probe = partial(probed, folder=folder or "results", budget=budget)
+    if tool is not None:
+        emitted(tool, pick, output, stored, given, run_probe)
+        return
+    question = question_of(given)
+    if run_probe is not None:
+        from advisor import probe_report
+
+        found = run_probe(question, stored)
+        text, content = probe_report.as_text(found), probe_report.as_json(found)
     else:
         answer = make_recommendation(question.situation, stored)
         text, content = as_text(answer), as_json(answer)

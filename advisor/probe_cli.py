@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from advisor.evidence import Fitted
 from advisor.options import NOTHING_FEASIBLE, Question
-from advisor.probe import TooShortError, probe
-from advisor.probe_report import as_json, as_text
+from advisor.probe import Probed, TooShortError, probe
 from sweeper.printing import tell, warn
 from sweeper.results import ResultsStore
 from sweeper.upkeep import settle
 
 
-def answer_after_probe(question: Question, fitted: Fitted, folder: str, budget: float) -> tuple[str, dict[str, Any]]:
-    """Return the answer after a probe, as text and as JSON; exit with 4 where the time is not enough for one.
+def probed(question: Question, fitted: Fitted, folder: str, budget: float) -> Probed:
+    """Return what a probe finds; exit with 4 where the time is not enough for anything.
 
     Raises:
         ValueError: the folder is no store, or there are not so many rows.
@@ -24,10 +22,9 @@ def answer_after_probe(question: Question, fitted: Fitted, folder: str, budget: 
     store = ResultsStore(folder, create=True)
     settle(store)
     try:
-        found = probe(question.own, question.situation, fitted, store, budget, tell)
+        return probe(question.own, question.situation, fitted, store, budget, tell)
     except TooShortError as error:
         warn(f"Error: {error}")
         sys.exit(NOTHING_FEASIBLE)
     finally:
         store.close()
-    return as_text(found), as_json(found)

@@ -212,7 +212,8 @@ def test_the_command_writes_a_new_file_or_prints(command: Command, tmp_path: Pat
     nothing = command("advisor", "recommend", "--model-params", "70B", "--gpu-memory", "8GB", "--emit", "peft")
     assert nothing.returncode == 4
     assert nothing.stderr.startswith("Error: nothing of the answer fits")
-    assert command(*asked, "--probe", "60s").returncode == 2
+    for more in (("--probe", "60s"), ("--format", "json")):
+        assert command(*asked, *more).returncode == 2
     assert command("advisor", "recommend", "--large-model", "--pick", "lora").returncode == 2
 
 

@@ -26,6 +26,7 @@ from advisor.race import FEWEST_SEEDS, LEAST_SEEDS, Race, Round, Score
 from advisor.recommend import Candidate, Estimate, recommend
 from advisor.situation import Situation
 from sweeper.command import run as run_command
+from sweeper.grid import load_grid
 from sweeper.models.tokens import MAX_TOKENS
 from sweeper.own_data import defaults
 from sweeper.results import Contents, ResultsStore
@@ -182,6 +183,12 @@ def test_a_probe_answers_from_trials_on_the_rows_themselves(ask: Asking, called:
     assert steps[-1] == nearest["steps"] == STEPS, "with time enough the last round has all steps"
     assert [score["seeds"] for score in measured["rounds"][-1]["scores"]] == [5, 5, 5, 5]
     assert "Probe: " in err
+    # As a file for another tool; the trials are there already.
+    code, _, err = ask(*asked[:-2], "--emit", "sweeper", "--output", "grid.toml")
+    assert code == 0, err
+    best = found["candidates"][0]
+    written = [trial for trial in load_grid("grid.toml").trials if trial.strategy == best["strategy"]]
+    assert best["settings"]["lr"] in {trial.train.lr for trial in written}
     # The rows are rows like any others.
     first = found["candidates"][0]["estimate"]
     assert first["n_trials"] == 5
