@@ -138,7 +138,7 @@ def test_a_killed_sweep_goes_on_without_running_anything_twice(tmp_path: Path) -
     (tmp_path / "kill.toml").write_text(KILL_GRID)
     command = [SWEEPER, "launch", "--grid", "kill.toml", "--pack", "2"]
     driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not stored(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
@@ -300,7 +300,7 @@ def test_trials_whose_worker_is_killed_start_again_in_the_same_launch(tmp_path: 
     (tmp_path / "kill.toml").write_text(KILL_GRID.replace("200", "2000"))
     command = [SWEEPER, "launch", "--grid", "kill.toml", "--pack", "4"]
     driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not stored(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     descendants = psutil.Process(driver.pid).children(recursive=True)
@@ -359,7 +359,7 @@ def test_a_trial_that_hangs_is_ended_with_its_children(deadly: dict[str, str], t
     (tmp_path / "deadly.toml").write_text(DEADLY_GRID.format(at="[3e-3]"))
     command = [SWEEPER, "launch", "--grid", "deadly.toml", "--trial-timeout", "5s"]
     launch = subprocess.Popen(command, cwd=tmp_path, env=deadly, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / "child").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     started = time.monotonic()

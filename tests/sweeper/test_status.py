@@ -174,7 +174,7 @@ def test_stop_ends_a_launch_of_another_terminal(tmp_path: Path, called: Called) 
         text=True,
         env={**os.environ, "NO_COLOR": "1"},
     )
-    results, deadline = tmp_path / "results", time.monotonic() + 120
+    results, deadline = tmp_path / "results", time.monotonic() + 300
     while not (results / "store.json").exists() or not any(one.running for one in standings(ResultsStore(results))):
         assert launch.poll() is None, launch.communicate()[1]
         assert time.monotonic() < deadline
@@ -183,7 +183,7 @@ def test_stop_ends_a_launch_of_another_terminal(tmp_path: Path, called: Called) 
     assert code == 0, said
     (ended,) = as_published(out, "stop")
     assert (ended["grid"], ended["state"], ended["done"], ended["total"]) == ("long", "stopped", 0, 4)
-    _, talk = launch.communicate(timeout=60)
+    _, talk = launch.communicate(timeout=120)
     assert launch.returncode == 130, talk
     assert "Stopped by " in talk
     assert "`sweeper resume` goes on from there." in talk
