@@ -24,6 +24,7 @@ from sweeper.tasks.base import Split, TaskData
 from sweeper.work import CLASSIFICATION, GENERATION, IGNORED, REGRESSION, TAGGING, WORK
 
 EVAL_ROWS = 512
+TESTS = ("test", "source_test", "shifted_test")
 MOST_CLASSES = 50
 """Up to as many a row holds the confusion matrix: beyond, it would be longer than all the rest."""
 
@@ -104,7 +105,7 @@ def test_scores(prefix: str, metric: str, model: LoadedModel, data: TaskData) ->
     compute = METRICS[metric].compute
     assert compute is not None
     found: list[dict[str, Any]] = [{} for _ in range(model.members)]
-    for name in ("test", "source_test", "shifted_test"):
+    for name in TESTS:
         split = data.splits.get(name)
         if split is None:
             continue

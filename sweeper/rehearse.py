@@ -13,7 +13,7 @@ import torch
 
 from sweeper import planner
 from sweeper.allocator import PeakMemory
-from sweeper.answers import predict, score, test_scores
+from sweeper.answers import TESTS, predict, score, test_scores
 from sweeper.cache import cache_folder
 from sweeper.facts import task_facts
 from sweeper.machine import held_bytes
@@ -32,7 +32,6 @@ BASE_SECONDS = 15.0
 """The same for the network as loaded, which answers all test rows once for a model and task."""
 SOME = 64
 FORWARD_AND_BACK = 3.0
-TESTS = ("test", "source_test", "shifted_test")
 LATE = ("sklearn.neighbors", "sklearn.linear_model", "sklearn.pipeline", "sklearn.preprocessing", "sklearn.metrics")
 """What `sweeper.facts` and scores import when they are first called."""
 
@@ -125,10 +124,8 @@ class Rehearsal:
         if made or not known:
             again = load
             (model, data), load = _timed(untrained, first, [spec.seed for spec in specs])
-            if made:
-                source, cold = again - load, max(0.0, cold - load)
-            else:
-                cold += again - 2 * load
+            source = again - load if made else 0.0
+            cold += again - source - 2 * load
 
         metric = find_task(first.task).metric
         planning = 0.0

@@ -58,7 +58,7 @@ def emit(job: Job) -> str:
     imports, load, optimizers = "", ", dtype=torch.bfloat16" if job.bf16 else "", ""
     if job.strategy in OF_TORCH:
         adapt = _by_torch(job)
-        optimizers = "optimizers=(optimizer, None), " if "optimizer = " in adapt else ""
+        optimizers = "optimizers=(optimizer, None), " if "backbone_rate" in job.own else ""
     else:
         require(job, "script", [*OF_PEFT, job.strategy] if job.strategy.startswith("peft:") else OF_PEFT, _any(job))
         own = {**config(job), "task_type": "SEQ_CLS"}

@@ -236,8 +236,10 @@ def test_the_script_trains(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py", *SCRIPT_ARGUMENTS, str(encoder)])
     runpy.run_path("train.py", run_name="__main__")
-    shown = capsys.readouterr().out
-    assert re.search(r"test accuracy [01]\.\d{3} on 8 rows; saved in adapted", shown)
+    shown = capsys.readouterr()
+    assert re.search(r"\b3/3\b", shown.err), "as many steps as were asked for"
+    assert re.search(r"'train_loss': '?\d", shown.out)
+    assert re.search(r"test accuracy [01]\.\d{3} on 8 rows; saved in adapted", shown.out)
     assert list((tmp_path / "adapted").glob("*.safetensors"))
     if wish == "dora_rslora":
         config = json.loads((tmp_path / "adapted" / "adapter_config.json").read_text())
